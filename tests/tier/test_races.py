@@ -1,0 +1,249 @@
+"""Reads, writes and evictions that overtake each other; gates make each order happen."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from tier_tools import Gate, GatedFileSystem, hot_files, open_tier, staged_files
+
+from vfs.errors import ConflictError
+from vfs.tier.filesystem import TierFileSystem
+from vfs.tier.hot import HotStore
+
+
+def test_fetch_overtaken_by_a_write_is_not_installed(gated: TierFileSystem, tmp_path: Path) -> None:
+    gated.pipe_file("k", b"old")
+    gated.evict("k")
+    gate = Gate()
+    GatedFileSystem.before_get = gate
+    with ThreadPoolExecutor() as pool:
+        slow_read = pool.submit(gated.cat_file, "k")
+        assert gate.reached.wait(30)
+        gated.pipe_file("k", b"new")
+        assert hot_files(tmp_path) == {"k": b"new"}
+        gate.go_on.set()
+        assert slow_read.result(30) in {b"old", b"new"}
+    assert hot_files(tmp_path) == {"k": b"new"}
+    assert gated.cat_file("k") == b"new"
+    assert staged_files(tmp_path) == []
+
+
+def test_fetch_overtaken_by_a_removal_is_not_installed(
+    gated: TierFileSystem, tmp_path: Path
+) -> None:
+    gated.pipe_file("k", b"old")
+    gated.evict("k")
+    gate = Gate()
+    GatedFileSystem.before_get = gate
+    with ThreadPoolExecutor() as pool:
+        slow_read = pool.submit(gated.cat_file, "k")
+        assert gate.reached.wait(30)
+        gated.rm_file("k")
+        gate.go_on.set()
+        slow_read.result(30)
+    assert hot_files(tmp_path) == {}
+    assert not gated.exists("k")
+    assert gated.stats().hot_bytes == 0
+
+
+@pytest.mark.parametrize("operation", ["rm_tree", "mv_away", "mv_onto", "cp_onto"])
+def test_fetch_overtaken_by_other_changes_is_not_installed(
+    gated: TierFileSystem, tmp_path: Path, operation: str
+) -> None:
+    gated.pipe_file("d/k", b"old")
+    gated.pipe_file("other", b"new")
+    gated.evict("", recursive=True)
+    gate = Gate()
+    GatedFileSystem.before_get = lambda key: gate(key) if key == "d/k" else None
+    changes: dict[str, Callable[[], Any]] = {
+        "rm_tree": lambda: gated.rm("d", recursive=True),
+        "mv_away": lambda: gated.mv("d/k", "elsewhere"),
+        "mv_onto": lambda: gated.mv("other", "d/k"),
+        "cp_onto": lambda: gated.cp_file("other", "d/k"),
+    }
+    with ThreadPoolExecutor() as pool:
+        slow_read = pool.submit(gated.cat_file, "d/k")
+        assert gate.reached.wait(30)
+        GatedFileSystem.before_get = None
+        changes[operation]()
+        gate.go_on.set()
+        slow_read.result(30)
+    assert "d/k" not in hot_files(tmp_path)
+
+
+def test_write_does_not_wait_for_a_stuck_fetch(gated: TierFileSystem) -> None:
+    gated.pipe_file("k", b"old")
+    gated.evict("k")
+    gate = Gate()
+    GatedFileSystem.before_get = gate
+    with ThreadPoolExecutor() as pool:
+        stuck = pool.submit(gated.cat_file, "k")
+        assert gate.reached.wait(30)
+        pool.submit(gated.pipe_file, "k", b"new").result(10)
+        assert not stuck.done()
+        gate.go_on.set()
+        stuck.result(30)
+
+
+def test_version_asked_before_a_write_is_not_recorded(gated: TierFileSystem) -> None:
+    gated.pipe_file("k", b"old")
+    gate = Gate()
+    GatedFileSystem.before_head = gate
+    with ThreadPoolExecutor() as pool:
+        slow_info = pool.submit(gated.info, "k")
+        assert gate.reached.wait(30)
+        GatedFileSystem.before_head = None
+        gated.pipe_file("k", b"newer")
+        gate.go_on.set()
+        slow_info.result(30)
+    fresh = gated.fs.info("k")
+    info = gated.info("k")
+    assert (info["size"], info["etag"]) == (5, fresh["etag"])
+    assert gated.info("k") == info
+
+
+def test_version_asked_during_a_change_is_not_kept(tmp_path: Path) -> None:
+    """A reader opened while a write is under way must not take the new bytes for the old."""
+    gated = fsspec.filesystem(
+        "tier",
+        hot=str(tmp_path / "hot"),
+        target_protocol="gated",
+        target_options={"store": tmp_path.as_posix()},
+        promote="never",
+        write="around",
+    )
+    old, new = b"old " * 5000, b"new " * 5000
+    gated.pipe_file("k", old)
+    gate, landed = Gate(), Gate()
+    GatedFileSystem.before_put, GatedFileSystem.after_put = gate, landed
+    with ThreadPoolExecutor() as pool:
+        writing = pool.submit(gated.pipe_file, "k", new)
+        assert gate.reached.wait(30)
+        with gated.open("k") as reader:
+            assert reader.read(10_000) == old[:10_000]
+            gate.go_on.set()
+            assert landed.reached.wait(30)
+            with pytest.raises(ConflictError):
+                reader.read(10_000)
+        landed.go_on.set()
+        writing.result(30)
+    assert gated.cat_file("k") == new
+
+
+def test_concurrent_readers_of_one_loop_share_one_fetch(gated: TierFileSystem) -> None:
+    payload = bytes(range(256)) * 512
+    gated.pipe_file("k", payload)
+    gated.evict("k")
+    gate = Gate()
+    GatedFileSystem.before_get = gate
+    before = gated.stats().cold_requests.get("cat_file", 0)
+
+    async def read_all() -> Any:
+        reads = [asyncio.ensure_future(gated._cat_file("k")) for _ in range(16)]
+        await asyncio.to_thread(gate.reached.wait, 30)
+        gate.go_on.set()
+        return await asyncio.gather(*reads)
+
+    assert asyncio.run(read_all()) == [payload] * 16
+    assert gated.stats().cold_requests["cat_file"] - before == 1
+
+
+def test_cancelled_reader_leaves_the_flight_to_the_others(gated: TierFileSystem) -> None:
+    gated.pipe_file("k", b"payload")
+    gated.evict("k")
+    gate = Gate()
+    GatedFileSystem.before_get = gate
+
+    async def read_all() -> Any:
+        first = asyncio.ensure_future(gated._cat_file("k"))
+        await asyncio.to_thread(gate.reached.wait, 30)
+        second = asyncio.ensure_future(gated._cat_file("k"))
+        await asyncio.sleep(0)
+        first.cancel()
+        gate.go_on.set()
+        return await second
+
+    assert asyncio.run(read_all()) == b"payload"
+    assert gate.calls == 1
+
+
+def test_error_of_a_fetch_reaches_every_reader_and_is_forgotten(gated: TierFileSystem) -> None:
+    gated.pipe_file("k", b"payload")
+    gated.evict("k")
+
+    def broken(key: str) -> None:
+        raise ConnectionResetError(104, "reset", key)
+
+    GatedFileSystem.before_get = broken
+    with ThreadPoolExecutor(8) as pool:
+        reads = [pool.submit(gated.cat_file, "k") for _ in range(8)]
+        errors = [read.exception(30) for read in reads]
+    assert {type(error) for error in errors} == {ConnectionResetError}
+    GatedFileSystem.before_get = None
+    assert gated.cat_file("k") == b"payload"
+
+
+def test_eviction_under_an_open_reader_changes_nothing_for_it(tier: TierFileSystem) -> None:
+    payload = bytes(range(256)) * 4096
+    tier.pipe_file("k", payload)
+    with tier.open("k") as file:
+        head = file.read(1000)
+        tier.evict("k")
+        tier.pipe_file("k", b"replaced")
+        assert head + file.read() == payload
+    assert tier.cat_file("k") == b"replaced"
+
+
+def test_writers_of_one_key_leave_both_tiers_equal(tmp_path: Path) -> None:
+    tiers = [open_tier(tmp_path), open_tier(tmp_path, promote="second")]
+    values = [bytes([n]) * (n * 1000 + 1) for n in range(16)]
+    barrier = threading.Barrier(16)
+
+    def write(number: int) -> None:
+        barrier.wait()
+        for _ in range(5):
+            tiers[number % 2].pipe_file("k", values[number])
+            assert tiers[(number + 1) % 2].cat_file("k") in values
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(write, range(16)))
+    assert hot_files(tmp_path)["k"] == (tmp_path / "cold/k").read_bytes()
+    assert tiers[0].stats().hot_bytes == len(hot_files(tmp_path)["k"])
+
+
+@pytest.mark.parametrize("write", ["through", "back"])
+def test_directory_is_not_pruned_under_a_publication(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    """Both happen inside transactions, of which there is one at a time for all processes."""
+    seen = []
+
+    def watch(name: str) -> None:
+        inner = getattr(HotStore, name)
+
+        def watched(self: HotStore, *args: str) -> None:
+            seen.append((name, self.catalog._db.in_transaction))
+            inner(self, *args)
+
+        monkeypatch.setattr(HotStore, name, watched)
+
+    watch("place")
+    watch("prune")
+    tier = open_tier(tmp_path, write=write)
+    tier.pipe({f"d{n}/o": b"1" for n in range(5)})
+    tier.pipe_file("d/e/o", b"1")
+    tier.flush()
+    tier.evict("d0/o")
+    tier.cat_file("d0/o")
+    tier.rm("d", recursive=True)
+    tier.flush()
+    assert {name for name, _ in seen} == {"place", "prune"}
+    assert all(inside for _, inside in seen)
+    assert sorted(hot_files(tmp_path)) == [f"d{n}/o" for n in range(5)]

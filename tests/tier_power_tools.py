@@ -1,0 +1,664 @@
+"""What the tier's power-cut tests share: a cold store in the log, runs, recovery, the oracle."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import marshal
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Final, NamedTuple
+
+import fsspec
+import xxhash
+from tier_tools import AT_ONCE, forget
+
+import vfs.tier.engine as engine_module
+from vfs.backends.mem import MemFileSystem, _Objects
+from vfs.core.clock import SYSTEM_CLOCK
+from vfs.core.loop import drive
+from vfs.testing.crash import Crash, Simulation, Tally, empty
+from vfs.testing.crashlog import Log, Mark, Recorder
+from vfs.testing.crashmodels import MODELS, DiskModel
+from vfs.tier.catalog import Reservation
+from vfs.tier.filesystem import TierFileSystem
+from vfs.tier.group import Intent
+from vfs.tier.journal import Draft, Kind
+from vfs.tier.mover import Content
+from vfs.types import ObjectInfo
+
+KEYS: Final = ("a", "d/b", "d/e/c", "moved")
+
+#: Room for everything of a run, and little more.
+LIMIT_BYTES: Final = 20_000
+
+#: Images of one moment at most.
+IMAGES: Final = 48
+
+#: Failures after which the rest of a run is not looked at.
+ENOUGH: Final = 100
+
+#: What a run's :meth:`Run.apply` goes by.
+RULES: Final = ({"match": "**", "demote": {"age_s": 1}, "promote": "always"},)
+
+#: What somebody else writes while the machine is down.
+NIGHT: Final = b"foreign at night"
+
+#: What is written after some recoveries, before anything is sent.
+LATER: Final = b"later"
+
+#: Files whose rows are compared, or that recovery does not ask: the heat of objects is a map of
+#: 8 MiB, which only promotions and demotions read, and there are none.
+_TOLD_BY_ROWS: Final = (".vfs/catalog", ".vfs/journal", ".vfs/generations", ".vfs/heat")
+
+#: Turns of the uploader that send everything a run can leave, and then some.
+_TURNS: Final = 40
+
+
+class LoggedCold(MemFileSystem):
+    """``mem``, with conditional writes, whose changes are part of the log."""
+
+    protocol = "loggedcold"
+    blocking = True  # so that a write may be made while one is under way
+    reads_conditionally = False
+    objects: ClassVar[_Objects] = _Objects()
+    recorder: ClassVar[Recorder | None] = None
+    during_put: ClassVar[Callable[[], object] | None] = None
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._objects = self.objects
+
+    def put_object(self, key: str, value: bytes, **kwargs: Any) -> ObjectInfo:
+        hook, LoggedCold.during_put = LoggedCold.during_put, None
+        if hook is not None:
+            hook()
+        found: list[ObjectInfo] = []
+        self._change(lambda: found.append(super(LoggedCold, self).put_object(key, value, **kwargs)))
+        return found[0]
+
+    def get_now(self, *args: Any, **kwargs: Any) -> bytes | None:
+        return None
+
+    def delete_object(self, key: str) -> None:
+        self._change(lambda: super(LoggedCold, self).delete_object(key))
+
+    def _change(self, change: Callable[[], object]) -> None:
+        if self.recorder is None:
+            change()
+            return
+
+        def run() -> object:
+            change()
+            return dict(self.objects.values)
+
+        self.recorder.remote(run)
+
+    @classmethod
+    def restore(cls, values: Mapping[str, Any]) -> None:
+        """Be in a state of the log; etags of later writes are new ones nevertheless."""
+        cls.objects.values = dict(values)
+        cls.objects.order = sorted(values)
+
+
+class Seen(NamedTuple):
+    """What a recovery came to; hashable."""
+
+    read: tuple[tuple[str, bytes | str | None], ...]  # right after it
+    faults: tuple[str, ...]  # wrong whatever was acknowledged
+    cold: tuple[tuple[str, bytes], ...]  # after everything was sent
+    left: tuple[tuple[str, str], ...]  # what could not be sent, and why
+    foreign: str = ""  # the key somebody else has changed while the machine was down
+
+
+# -------------------------------------------------------------------- recording
+
+
+@dataclass(slots=True)
+class Run:
+    """A tier that is used while it is recorded."""
+
+    tier: TierFileSystem
+    recorder: Recorder
+    values: random.Random
+
+    def change(self, call: Callable[[], object], sets: dict[str, bytes | None]) -> None:
+        """Make a change; note it before, and that it was acknowledged."""
+        self.overtake(sets)
+        self.recorder.mark(("begin", tuple(sets.items())))
+        try:
+            call()
+        except FileNotFoundError:
+            self.recorder.mark(("nothing",))
+            return
+        self.recorder.mark(("done",))
+
+    def payload(self) -> bytes:
+        """Return new bytes, some of one size."""
+        return self.values.randbytes(self.values.choice([300, 300, 1500]))
+
+    def put(self, key: str, value: bytes | None = None, *, create: bool = False) -> None:
+        data = self.payload() if value is None else value
+        mode = {"mode": "create"} if create else {}
+        self.change(lambda: self.tier.pipe_file(key, data, **mode), {key: data})
+
+    def remove(self, key: str) -> None:
+        self.change(lambda: self.tier.rm_file(key), {key: None})
+
+    def move(self, source: str, target: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            data = self.tier.cat_file(source)
+            self.change(lambda: self.tier.mv(source, target), {source: None, target: data})
+
+    def put_many(self, keys: tuple[str, ...]) -> None:
+        """Write several objects in one commit."""
+        values = {key: self.payload() for key in keys}
+        self.overtake(values)
+        self.recorder.mark(("begin", *(((key, data),) for key, data in values.items())))
+        self.tier.pipe(values)
+        self.recorder.mark(("done",))
+
+    def overtake(self, keys: Iterable[str]) -> None:
+        """Note whose last write a change is not based on an older version than: it may replace it.
+
+        So it is where somebody's write was read before, or no version was known at all.
+        """
+        for key in keys:
+            found = LoggedCold.objects.values.get(f"cold/{key}")
+            base = base_of(self.tier, key)
+            if found is not None and base in {None, LoggedCold().info(f"cold/{key}")["etag"]}:
+                self.recorder.mark(("overtaken", key))
+
+    def flush(self) -> None:
+        """Send everything."""
+        self.sending(self.tier.flush)
+
+    def demote(self) -> None:
+        """Send everything, see that cold has it, and drop the copies."""
+        self.sending(lambda: self.tier.demote("", recursive=True))
+
+    def apply(self) -> None:
+        """Do what the rules ask for."""
+        self.sending(lambda: self.tier.apply(self.tier.plan(now=time.time() + 10.0)))
+
+    def sending(self, call: Callable[[], object]) -> None:
+        """Do something while the uploader works."""
+        uploader = self.tier._mover.uploader
+        uploader._stopping = False
+        with contextlib.suppress(OSError):
+            call()
+        rest(uploader)
+
+    def put_while_sending(self, key: str) -> None:
+        """Overwrite an object while its upload is under way."""
+        self.put(key)
+        LoggedCold.during_put = lambda: self.put(key)
+        self.flush()
+        LoggedCold.during_put = None
+
+    def foreign(self, key: str) -> None:
+        """Let somebody else change an object of cold whose version the tier has seen."""
+        if base_of(self.tier, key):
+            data = b"foreign" + self.payload()
+            self.recorder.mark(("foreign comes", key, data))
+            LoggedCold().pipe_file(f"cold/{key}", data)
+            self.recorder.mark(("foreign", key, data))
+
+    def evict(self) -> None:
+        self.tier.evict("", recursive=True)
+
+    def promote(self, key: str) -> None:
+        """Let cold have the only copy, and read it."""
+        self.flush()
+        self.evict()
+        self.read(key)
+
+    def read(self, key: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.tier.cat_file(key)
+
+
+def base_of(tier: TierFileSystem, key: str) -> str | None:
+    """Return the version of a key's object in cold that a change would be based on."""
+    store = tier._engine.dirty()
+    change = None if store is None else store.journal.get(key)
+    if change is not None:
+        return change.base
+    row = tier._engine.catalog.row(key)
+    return None if row is None else row.cold_etag
+
+
+def rest(uploader: Any) -> None:
+    """Stop sending in the background, and wait until it has."""
+    uploader.stop()
+
+
+def scenario(run: Run, seed: int, steps: int = 7) -> None:
+    """Do a few things, chosen by the seed, so that each verb meets each."""
+    choose = random.Random(f"steps/{seed}")
+    verbs: list[Callable[[str], object]] = [
+        *[run.put] * 4,
+        lambda key: run.put(key, create=True),
+        run.remove,
+        run.remove,
+        lambda key: run.move(key, "moved"),
+        lambda _: run.put_many(("a", "d/b", "d/e/c")),
+        lambda _: run.flush(),
+        lambda _: run.flush(),
+        lambda _: run.evict(),
+        lambda _: run.demote(),
+        lambda _: run.apply(),
+        run.read,
+        run.promote,
+        run.foreign,
+        run.foreign,
+        run.put_while_sending,
+    ]
+    for _ in range(steps):
+        key = choose.choice(KEYS[:3])
+        with contextlib.suppress(FileExistsError):
+            choose.choice(verbs)(key)
+    if choose.random() < 0.7:
+        run.flush()
+
+
+def open_logged(top: Path | str, **options: Any) -> TierFileSystem:
+    """Open the tier of a directory over the logged cold store."""
+    fsspec.register_implementation("loggedcold", LoggedCold, clobber=True)
+    given = {"write": "back", "max_bytes": LIMIT_BYTES, "quiet_s": 0.0, **AT_ONCE, **options}
+    found: TierFileSystem = fsspec.filesystem(
+        "tier", hot=f"{top}/hot", cold="loggedcold://cold", **given
+    )
+    return found
+
+
+@contextlib.contextmanager
+def booted(name: str) -> Iterator[None]:
+    """Let the machine have started anew."""
+    real = engine_module._boot_id
+    engine_module._boot_id = lambda: name
+    try:
+        yield
+    finally:
+        engine_module._boot_id = real
+
+
+def record(top: Path, act: Callable[[Run], None], seed: int, durability: str = "power") -> Log:
+    """Run something on a new tier, from its first use on, and return the log."""
+    LoggedCold.restore({})
+    recorder = Recorder(f"{top}/hot")
+    recorder.log.remotes.append({})
+    LoggedCold.recorder = recorder
+    try:
+        with booted("boot 0"), recorder.recording():
+            tier = open_logged(top, durability=durability, rules=list(RULES))
+            tier._mover.uploader.rest()
+            tier._engine.usable()
+            act(Run(tier, recorder, random.Random(f"values/{seed}")))
+    finally:
+        LoggedCold.recorder = LoggedCold.during_put = None
+        forget()
+    return recorder.log
+
+
+# -------------------------------------------------------------------- recovering
+
+
+class Reopened:
+    """One tier, opened again and again on what crashes have left; everything on this thread.
+
+    The coroutines are those of every other user; only loop and threads, which crashes do not
+    concern, are left out: they cost ten times as much as recovery itself.
+    """
+
+    def __init__(self, top: Path | str, durability: str = "power") -> None:
+        self.place = f"{top}/hot"
+        os.makedirs(self.place, exist_ok=True)
+        # Reads leave no copies: those would hide what recovery has made of a key.
+        self.tier = open_logged(top, durability=durability, promote="never")
+        self.engine = self.tier._engine
+        self.boot = 0
+        # Nothing is sent behind our back: the I/O loop need not even be woken.
+        self.tier._mover.uploader.start_soon = lambda: None  # type: ignore[method-assign]
+        self._known: dict[bytes, Seen] = {}
+
+    def open(self, crash: Crash) -> None:
+        """Lay a crash out and come back after it, all but the opening itself."""
+        self.close()
+        empty(self.place)
+        numbers = crash.lay_out(self.place)
+        _tell_inodes(f"{self.place}/.vfs/catalog.sqlite", numbers)
+        LoggedCold.restore(crash.log.remotes[crash.image.remote])
+
+    def close(self) -> None:
+        self.engine.close()
+        self.engine._reset()
+        self.tier._mover.uploader.rest()
+
+    def recover(self) -> None:
+        """Open the tier, which recovers."""
+        self.engine.usable()
+
+    def send(self) -> tuple[tuple[str, str], ...]:
+        """Send everything, as a flush does; return what could not be sent."""
+        store, uploader = self.engine.owing(), self.tier._mover.uploader
+        store.journal.ask_for_flush()
+        for _ in range(_TURNS):
+            turn = uploader._schedule(store).next_turn(SYSTEM_CLOCK.wall_s())
+            if not turn:
+                break
+            drive(uploader._take(store, turn))
+        return tuple((c.key, c.state.name) for c in store.journal.select("1"))
+
+    def read(self) -> tuple[tuple[str, bytes | str | None], ...]:
+        found: list[tuple[str, bytes | str | None]] = []
+        for key in KEYS:
+            try:
+                found.append((key, drive(self.tier.get_object(key, None, None))))
+            except FileNotFoundError:
+                found.append((key, None))
+            except OSError as error:
+                found.append((key, type(error).__name__))
+            except RuntimeError as error:
+                # It waits for another process to finish a change; after a crash there is none.
+                found.append((key, f"waits for ever: {error}"))
+        return tuple(found)
+
+    def look(self, crash: Crash) -> Seen:
+        """Come back after a crash; read, send everything, read again, and compare.
+
+        After some, told by their digest, somebody else has changed an object meanwhile; after
+        others one is overwritten before anything is sent.
+        """
+        self.open(crash)
+        with booted(f"boot {self.boot + crash.new_boot}"):
+            try:
+                self.recover()
+            except OSError as error:
+                return Seen((), (f"cannot be opened: {error}",), (), ())
+            foreign = later = ""
+            if crash.digest[0] % 4 == 0:
+                foreign = self._pending_key("base IS NOT NULL")
+            elif crash.digest[0] % 4 == 1:
+                later = self._pending_key("kind=0 AND state<2")
+            state = self._state(crash.image.remote, foreign, later)
+            if state not in self._known:
+                self._known[state] = self._use(foreign, later)
+        return self._known[state]
+
+    def _pending_key(self, condition: str) -> str:
+        found = self.engine.owing().journal.select(condition, limit=1)
+        return found[0].key if found else ""
+
+    def _use(self, foreign: str, later: str) -> Seen:
+        """Do what follows recovery, which depends on nothing but the state recovered."""
+        faults: list[str] = []
+        if foreign:
+            LoggedCold().put_object(f"cold/{foreign}", NIGHT)
+        read = self.read()
+        listed, shown = self._listed(), {key for key, data in read if data is not None}
+        if listed != shown and not foreign:
+            faults.append(f"listed {sorted(listed)}, read {sorted(shown)}")
+        if later:
+            self._overwrite(later)
+        left = self.send()
+        again = dict(self.read())
+        if again != {**dict(read), **({later: LATER} if later else {})}:
+            faults.append(f"what was read has changed: {_short(read)}, then {again}")
+        values = LoggedCold.objects.values
+        cold = tuple(sorted((k.removeprefix("cold/"), v) for k, (v, _) in values.items()))
+        faults += self._compare(again, dict(cold), {key for key, _ in left})
+        return Seen(read, tuple(faults), cold, left, foreign)
+
+    def _overwrite(self, key: str) -> None:
+        """Write an object, as one who writes back does."""
+        store, content = self.engine.owing(), Content(LATER)
+        reservation = self.engine.catalog.reserve(self.engine.hot.owner, key, len(LATER))
+        assert isinstance(reservation, Reservation)
+        base = self.tier._mover.back._base(key, self.engine.known_version(key))
+        name, digest = store.stage(reservation, content)
+        draft = Draft(key, Kind.PUT, SYSTEM_CLOCK.wall_s(), base, name, len(LATER), digest)
+        intent = Intent([draft], {key: reservation})
+        store.commit([intent])
+        assert intent.error is None
+
+    def _state(self, *more: str | int) -> bytes:
+        """Return a digest of all that recovery has left: files, rows, and the cold store."""
+        place = {}
+        files = []
+        for path, facts in _walk(self.place):
+            place[facts.st_ino] = path
+            if not path.startswith(_TOLD_BY_ROWS):
+                files.append((path, facts.st_ino, Path(self.place, path).read_bytes()))
+        named = [(path, place[inode], data) for path, inode, data in files]
+        catalog, journal = self.engine.catalog._db, self.engine.owing().journal._db
+        copies = [
+            (key, place.get(inode), *facts)
+            for key, inode, *facts in catalog.execute(
+                "SELECT key, inode, size, etag, mtime, dirty, base FROM objects"
+            )
+        ]
+        rows = [
+            catalog.execute("SELECT name, value FROM meta WHERE name='used'").fetchall(),
+            catalog.execute("SELECT key, size FROM reservations").fetchall(),
+            journal.execute("SELECT * FROM changes").fetchall(),
+            journal.execute("SELECT * FROM folders").fetchall(),
+            journal.execute("SELECT * FROM meta").fetchall(),
+        ]
+        everything: Any = (named, copies, rows, more)
+        return xxhash.xxh3_128_digest(marshal.dumps(everything, 2))
+
+    def _listed(self) -> set[str]:
+        found = drive(self.tier._tree_on_loop("", None))
+        return {key for key, info in found.items() if info["type"] == "file"}
+
+    def _compare(
+        self, read: Mapping[str, object], cold: Mapping[str, bytes], stuck: set[str]
+    ) -> Iterator[str]:
+        """Yield what is wrong with both tiers after everything was sent."""
+        hot: dict[str, bytes] = {}
+        for key, _ in self.engine.hot.walk(absolute_keys=False):
+            hot[key] = Path(self.place, key).read_bytes()
+        # What somebody else has written under a clean copy is not looked for: only this tier's
+        # users may write there. It must stay, no more.
+        others = {key for key, data in cold.items() if data.startswith(b"foreign")}
+        for key in {*read, *hot} - stuck - others:
+            if key in hot and hot[key] != cold.get(key):
+                yield f"the hot copy of {key} is not what cold has"
+            if key in read and read[key] != cold.get(key) and not isinstance(read[key], str):
+                yield f"{key} reads other bytes than cold has"
+        # A kill amid an eviction may leave a row too many, which is the first to be evicted.
+        if self.engine.catalog.used() < sum(map(len, hot.values())):
+            yield f"{self.engine.catalog.used()} bytes counted, there is more in {sorted(hot)}"
+        if garbage := os.listdir(self.engine.hot.temporary):
+            yield f"left for ever: {garbage}"
+
+
+def _walk(top: str, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    with os.scandir(f"{top}/{prefix}") as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(top, f"{prefix}{entry.name}/")
+            else:
+                yield f"{prefix}{entry.name}", entry.stat(follow_symlinks=False)
+
+
+def _short(read: tuple[tuple[str, bytes | str | None], ...]) -> dict[str, object]:
+    return {k: v[:4].hex() if isinstance(v, bytes) else v for k, v in read}
+
+
+def _tell_inodes(path: str, numbers: Mapping[int, int]) -> None:
+    """Bring the numbers of files in a catalogue up to date; the laid out files have others."""
+    if not os.path.exists(path):
+        return
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        try:
+            rows = db.execute("SELECT key, inode FROM objects").fetchall()
+        except sqlite3.DatabaseError:
+            return
+        if rows:
+            db.execute("PRAGMA journal_mode=OFF")
+            db.execute("PRAGMA synchronous=OFF")
+            db.execute("BEGIN")
+            # A number of no file there is now must not meet one of another file by chance.
+            db.executemany(
+                "UPDATE objects SET inode=? WHERE key=?",
+                [(numbers.get(inode, -inode), key) for key, inode in rows],
+            )
+            db.execute("COMMIT")
+
+
+# -------------------------------------------------------------------- judging
+
+
+@dataclass(slots=True)
+class Truth:
+    """What was acknowledged, and what may have happened; the oracle.
+
+    Parameters
+    ----------
+    durability : str
+        Of the run. With "process" a power cut may undo what was acknowledged, never tear it.
+    """
+
+    durability: str = "power"
+    settled: dict[str, bytes | None] = field(default_factory=dict)
+    begun: tuple[tuple[tuple[str, bytes | None], ...], ...] = ()  # groups, each all or nothing
+    foreign: dict[str, bytes] = field(default_factory=dict)
+    coming: dict[str, bytes] = field(default_factory=dict)
+    ever: dict[str, set[bytes | None]] = field(default_factory=dict)
+
+    def note(self, note: Any) -> None:
+        match note:
+            case ("begin", *groups):
+                self.begun = tuple(groups)
+                for key, value in itertools.chain(*groups):
+                    self.ever.setdefault(key, {None}).add(value)
+            case ("nothing",):
+                self.begun = ()
+            case ("done",):
+                for group in self.begun:
+                    self.settled.update(group)
+                self.begun = ()
+            case ("foreign comes", key, value):
+                self.ever.setdefault(key, {None}).add(value)
+                self.coming[key] = value
+            case ("foreign", key, value):
+                self.foreign[key] = value
+            case ("overtaken", key):
+                self.foreign.pop(key, None)
+
+    def faults(self, seen: Seen, model: str) -> list[str]:
+        may_lose = self.durability == "process" and model != "kill"
+        if seen.faults and not may_lose:
+            return list(seen.faults)
+        if not seen.read:
+            return [] if may_lose else list(seen.faults)
+        return [*self._read(seen, may_lose), *self._cold(seen, may_lose)]
+
+    def _read(self, seen: Seen, may_lose: bool) -> Iterator[str]:
+        read = dict(seen.read)
+        if may_lose:
+            for key, data in read.items():
+                if data not in self.ever.get(key, {None}) and data != "IntegrityError":
+                    yield f"{key} is torn"
+            return
+        outside = dict(self.coming)
+        if seen.foreign:
+            outside[seen.foreign] = NIGHT
+        open_keys = {key for group in self.begun for key, _ in group}
+        for key, data in read.items():
+            known = {self.settled.get(key), outside.get(key, self.settled.get(key))}
+            if key not in open_keys and data not in known:
+                yield f"{key} is not what was acknowledged: {_kind(data)}"
+        for group in self.begun:
+            new = [read[key] == value for key, value in group]
+            old = [read[key] in {self.settled.get(key), outside.get(key, b"?")} for key, _ in group]
+            if not (all(new) or all(old)):
+                yield f"a change is half done: {[key for key, _ in group]}"
+
+    def _cold(self, seen: Seen, may_lose: bool) -> Iterator[str]:
+        cold = dict(seen.cold)
+        for key, why in seen.left:
+            if not may_lose and key not in {*self.coming, seen.foreign}:
+                yield f"{key} cannot be sent: {why}"
+        if seen.foreign and cold.get(seen.foreign) != NIGHT:
+            yield f"somebody's write of {seen.foreign} while the machine was down is gone"
+        for key, value in self.foreign.items():
+            if cold.get(key) not in {value, self.coming[key]} and key != seen.foreign:
+                yield f"somebody's write of {key} is gone"
+
+
+def _kind(data: object) -> str:
+    return f"{len(data)} bytes" if isinstance(data, bytes) else str(data)
+
+
+def simulate(
+    log: Log,
+    reopened: Reopened,
+    *,
+    truth: Callable[[], Truth] = Truth,
+    models: tuple[type[DiskModel], ...] = MODELS,
+    limit: int = IMAGES,
+    seed: int = 0,
+    enough: int = ENOUGH,
+) -> dict[str, Tally]:
+    """Recover from every crash of a log, and judge."""
+    reopened._known.clear()
+    simulation = Simulation(log, models, reopened.look, limit=limit, seed=seed, enough=enough)
+    return simulation.run(truth)
+
+
+def record_recovery(reopened: Reopened, crash: Crash) -> Log:
+    """Recover from a crash, send everything, and return the log of that."""
+    reopened.open(crash)
+    recorder = Recorder(reopened.place)
+    recorder.log.remotes.append(crash.log.remotes[crash.image.remote])
+    LoggedCold.recorder = recorder
+    try:
+        with booted(f"boot {reopened.boot + crash.new_boot}"), recorder.recording():
+            reopened.recover()
+            reopened.send()
+    finally:
+        LoggedCold.recorder = None
+    return recorder.log
+
+
+def simulate_twice(
+    log: Log, reopened: Reopened, durability: str, count: int, seed: int
+) -> dict[str, Tally]:
+    """Crash, and crash recovery at each of its calls, for some crashes of a log."""
+    total: dict[str, Tally] = {}
+    choose = random.Random(f"twice/{seed}")
+    for _ in range(count):
+        model = choose.choice(MODELS)
+        moment = choose.randrange(len(log.ops) // 4, len(log.ops) + 1)
+        crash: Crash | None = None
+        for later in Simulation(log, [model], reopened.look, limit=4, seed=seed).crashes(
+            model, Truth(durability)
+        ):
+            if later.moment > moment:
+                break
+            crash = later  # in the end the last of its moment, which has lost something
+        assert crash is not None
+        # What was acknowledged before the first crash is told by a second look at the log.
+        truth = Truth(durability)
+        for op in log.ops[: crash.moment]:
+            if isinstance(op, Mark):
+                truth.note(op.note)
+        if model.new_boot and durability == "process":
+            continue  # what is lost already is not to be found by a second crash
+        second = record_recovery(reopened, crash)
+        reopened.boot = int(model.new_boot)
+        try:
+            again = simulate(second, reopened, truth=lambda t=truth: t, limit=8, seed=seed)  # type: ignore[misc]
+        finally:
+            reopened.boot = 0
+        for name, tally in again.items():
+            total.setdefault(f"{name} twice", Tally()).add(tally)
+    return total

@@ -1,0 +1,255 @@
+"""Readers: files that fetch what is asked for, of one version; and whole-object downloads.
+
+What lives here: the file objects that ``open`` returns for reading. What must not: knowledge of
+any backend; they see a filesystem's coroutines only.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from fsspec.callbacks import DEFAULT_CALLBACK
+from fsspec.utils import isfilelike
+
+from vfs.core.durable import Staging
+from vfs.core.loop import drive, run_in_thread, wait
+from vfs.errors import is_a_directory
+from vfs.types import Info
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+    from vfs.core.base import VirtualFileSystem
+
+__all__ = ["LAST_AHEAD_BYTES", "NO_CALLBACK", "LocalSource", "ObjectReader", "download", "run_for"]
+
+NO_CALLBACK: Final = DEFAULT_CALLBACK
+
+#: First readahead of a reader that has proved sequential, and its bound. It doubles from one to
+#: the other, so a text file of 100 MB costs some 20 requests and a random reader none. The bound
+#: is the aligned part size that AWS advises for parallel ranges.
+_FIRST_AHEAD_BYTES: Final = 64 << 10
+LAST_AHEAD_BYTES: Final = 8 << 20
+
+
+def run_for(fs: VirtualFileSystem, func: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call a coroutine function of ``fs`` from synchronous code."""
+    if fs.loop_bound:
+        return wait(func, *args, **kwargs)
+    return drive(func(*args, **kwargs))
+
+
+class _RangeSource(io.RawIOBase):
+    """Raw reads of one version of one object, with readahead that has to be earned."""
+
+    mode = "rb"
+
+    def __init__(self, fs: VirtualFileSystem, key: str, info: Info) -> None:
+        super().__init__()
+        self._fs = fs
+        self._key = key
+        self._info = info
+        self._size = int(info["size"])
+        self._position = 0
+        self._next = -1  # where a sequential reader would go on
+        self._ahead = 0
+        self._window = b""
+        self._window_start = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}
+        if whence not in base:
+            message = f"whence {whence} is not one of 0, 1, 2"
+            raise ValueError(message)
+        target = base[whence] + offset
+        if target < 0:
+            message = f"cannot seek to {target}, before the start"
+            raise ValueError(message)
+        self._position = target
+        return target
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self._read(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        data = self._fetch(self._position, self._size)
+        self._position = max(self._position, self._size)
+        return data
+
+    def _read(self, count: int) -> bytes | memoryview:
+        start = self._position
+        end = min(start + count, self._size)
+        if end <= start:
+            return b""
+        held = self._window_start <= start and end <= self._window_start + len(self._window)
+        if not held:
+            if start == self._next:
+                self._ahead = min(
+                    max(2 * self._ahead, _FIRST_AHEAD_BYTES), self._fs.readahead_bytes
+                )
+            else:
+                self._ahead = 0
+            self._window = self._fetch(start, min(end + self._ahead, self._size))
+            self._window_start = start
+        self._position = self._next = end
+        cut = start - self._window_start
+        return memoryview(self._window)[cut : cut + end - start]
+
+    def read_at(self, start: int, count: int) -> bytes:
+        """Return up to ``count`` bytes from a position, without a copy where it can be helped."""
+        self._position = start
+        data = self._read(count)
+        if len(data) == len(self._window):
+            return self._window
+        return bytes(data)
+
+    def _fetch(self, start: int, end: int) -> bytes:
+        if end <= start:
+            return b""
+        data = self._fs.read_pinned_now(self._key, start, end, self._info)
+        if data is None:
+            data = run_for(self._fs, self._fs._read_pinned, self._key, start, end, self._info)
+        return cast("bytes", data)
+
+
+class LocalSource(io.FileIO):
+    """An open local file that may be forgotten, as fsspec's readers may.
+
+    pyarrow never closes the files it opens through fsspec. Python's own class would warn of each.
+    """
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _dealloc_warn(self, source: object) -> None:
+        """Do not warn; called by the buffer around this file."""
+
+
+class ObjectReader(io.BufferedReader):
+    """A binary file over one version of an object.
+
+    Attributes
+    ----------
+    path : str
+        The key.
+    size : int
+        Length in bytes at opening.
+    details : dict
+        The object's info at opening.
+
+    Parameters
+    ----------
+    fs, key, info
+        The filesystem, the key and its info.
+    raw : io.RawIOBase, optional
+        Where the bytes come from, if not from range requests: an open local file is pinned to
+        its version by the kernel.
+
+    Raises
+    ------
+    ConflictError
+        [ESTALE] on a read after the object was replaced: bytes of two versions are never mixed.
+
+    Notes
+    -----
+    Cost: one request to open, then one per read beyond the buffer. There is no readahead until
+    two reads were sequential; then it grows from 64 KiB to 8 MiB. Not thread-safe: open one per
+    thread, as with Python's own files.
+    """
+
+    def __init__(
+        self, fs: VirtualFileSystem, key: str, info: Info, raw: io.RawIOBase | None = None
+    ) -> None:
+        super().__init__(raw or _RangeSource(fs, key, info))
+        self.fs = fs
+        self.path = key
+        self.size = int(info["size"])
+        self.details = info
+
+    @property
+    def full_name(self) -> str:
+        """The URL of the object."""
+        return cast("str", self.fs.unstrip_protocol(self.path))
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Return up to ``size`` bytes, or all that is left; one request at most."""
+        small = size is None or size < io.DEFAULT_BUFFER_SIZE
+        if small or isinstance(self.raw, io.FileIO):
+            return super().read(size)
+        # Past the buffer, whose own read would fetch whole buffers first and the rest by a second
+        # request, and whose ``readinto`` costs two copies more.
+        position = self.tell()
+        data = cast("_RangeSource", self.raw).read_at(position, cast("int", size))
+        self.seek(position + len(data))
+        return data
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:  # Python's buffers refuse by this
+        return _reopen, (self.fs, self.path, self.tell())
+
+
+def _reopen(fs: VirtualFileSystem, path: str, position: int) -> Any:
+    file = fs.open(path, "rb")
+    file.seek(position)
+    return file
+
+
+async def download(
+    fs: VirtualFileSystem, path: str, target: Any, callback: Any, piece_bytes: int
+) -> None:
+    """Copy an object to a local path, atomically, or into an open file.
+
+    Raises
+    ------
+    ConflictError
+        [ESTALE] the object was replaced between two pieces; the target is left alone.
+    """
+    info = await fs._info(path)
+    if info["type"] == "directory":
+        os.makedirs(target, exist_ok=True)
+        return
+    key, size = fs._key(path), int(info["size"])
+    callback.set_size(size)
+    if isfilelike(target):
+        await _pieces(fs, key, info, target.write, callback, piece_bytes)
+        return
+    local = os.path.abspath(os.fspath(target))
+    if os.path.isdir(local):
+        raise is_a_directory(local)
+    # Not fsynced: a copy that the user can fetch again. Atomic, since half a file under the final
+    # name is the commonest wrong byte there is.
+    with Staging(os.path.dirname(local), "process") as staging:
+        if fs.gives("get_path"):
+            await fs._call("get_path", key, staging.path)
+            callback.absolute_update(size)
+        else:
+            await _pieces(fs, key, info, staging.write, callback, piece_bytes)
+        await run_in_thread(staging.publish, local)
+
+
+async def _pieces(
+    fs: VirtualFileSystem, key: str, info: Info, write: Any, callback: Any, piece_bytes: int
+) -> None:
+    size = int(info["size"])
+    if size <= piece_bytes:
+        data = await fs._cat_file(key)
+        await run_in_thread(write, data)
+        callback.relative_update(len(data))
+        return
+    for start in range(0, size, piece_bytes):
+        data = await fs._read_pinned(key, start, min(start + piece_bytes, size), info)
+        await run_in_thread(write, data)
+        callback.relative_update(len(data))

@@ -1,0 +1,175 @@
+"""Hot copies and other writers of the cold store: which copies are still what cold has.
+
+What lives here: the comparison before a copy answers, for ``consistency="ttl"`` and ``"open"``.
+What must not: reading, promotion (``mover.py``), conflicts of what is sent (``uploader.py``).
+
+With the default, ``"exclusive"``, none of this is made: a hot hit asks nobody.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from vfs.core.clock import SYSTEM_CLOCK, Clock
+from vfs.core.loop import run_in_thread
+from vfs.tier.catalog import Catalog, Row
+from vfs.tier.engine import FETCH_LOCKS
+from vfs.tier.hot import slot_of
+from vfs.tier.options import Consistency
+from vfs.tier.versionnotes import note_version, share
+from vfs.types import ObjectInfo
+
+if TYPE_CHECKING:
+    from vfs.tier.mover import Mover
+
+__all__ = ["Freshness", "Mark", "mark_of"]
+
+#: What tells one version of a cold object from the next: size, etag, and without one its mtime.
+Mark: TypeAlias = tuple[int, str | None, float | None]
+
+#: Objects whose last comparison is remembered, by a process; what is forgotten is compared again.
+_REMEMBERED: Final = 100_000
+
+#: Looks at a copy that others replace at the same time.
+_LOOKS: Final = 5
+
+
+def mark_of(info: ObjectInfo) -> Mark | None:
+    """Return what tells a version from the next, None where the store tells nothing that does."""
+    if info.kind != "file" or (info.etag is None and info.mtime is None):
+        return None
+    return (info.size, info.etag, None if info.etag is not None else info.mtime)
+
+
+def _mark_of_copy(row: Row) -> Mark | None:
+    """Return of which version a hot copy is; None where nobody has compared yet."""
+    if row.cold_etag is not None:
+        return (row.size, row.cold_etag, None)
+    if row.mtime is None or row.etag is not None:
+        return None  # nothing known, or the time of a write here
+    return (row.size, None, row.mtime)
+
+
+class Freshness:
+    """Compares hot copies with the cold store before they answer.
+
+    Parameters
+    ----------
+    mover : Mover
+        Whose copies.
+    mode : {'ttl', 'open'}
+        Whether a comparison counts for ``ttl_s``, or for one read, or one opening, only.
+    ttl_s : float
+        See there.
+    clock : Clock
+        Monotonic time is used.
+
+    Notes
+    -----
+    Cost: one request for the facts of an object a comparison, two more for a promotion. On the I/O
+    loop, but for :meth:`is_fresh`.
+    """
+
+    def __init__(
+        self, mover: Mover, mode: Consistency, ttl_s: float, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self.mover = mover
+        self.mode = mode
+        self.ttl_s = ttl_s
+        self.clock = clock
+        self._compared: dict[str, float] = {}
+        self._shared: Catalog | None = None
+
+    def is_fresh(self, key: str) -> bool:
+        """Say whether a copy may answer without being compared."""
+        if self.mode == "open":
+            return False
+        asked_s = self._compared.get(key)
+        return asked_s is not None and self.clock.monotonic_s() - asked_s < self.ttl_s
+
+    async def check(self, key: str) -> bool:
+        """Drop the copy of a clean object if cold has another version, or none.
+
+        INVARIANT: a copy answers only if cold was asked after the read began, or less than
+        ``ttl_s`` before; one that comes after a look that found none was fetched before, perhaps.
+        (tests/tier/test_freshness.py::test_history_of_a_foreign_writer)
+
+        Returns
+        -------
+        bool
+            Whether a copy may answer.
+
+        Raises
+        ------
+        OSError
+            The cold store cannot be asked; UnavailableError where it cannot be reached.
+        """
+        for _ in range(_LOOKS):
+            if self.is_fresh(key):
+                return True
+            await self._share()
+            row = await run_in_thread(self.mover.engine.catalog.row, key)
+            if row is not None and _mark_of_copy(row) is None and not row.dirty:
+                # Whoever has fetched it is about to record of which version it is.
+                async with self.mover.engine.locks.hold([FETCH_LOCKS + slot_of(key)]):
+                    row = await run_in_thread(self.mover.engine.catalog.row, key)
+            if row is None:
+                return False
+            if row.dirty or await self.mover.pending(key) is not None:
+                return True
+            asked_s = self.clock.monotonic_s()
+            found = await self.mover.remote.head(key)
+            known = _mark_of_copy(row)
+            if found is not None and known is not None and mark_of(found) == known:
+                self._note(key, asked_s)
+                return True
+            await self._drop(key, row)
+        return False
+
+    async def _drop(self, key: str, row: Row) -> None:
+        async with self.mover.changing([key]):
+            now = await run_in_thread(self.mover.engine.catalog.row, key)
+            if now == row and await self.mover.pending(key) is None:
+                self.mover.fence([key])
+                await self.mover.drop([key])
+                self._compared.pop(key, None)
+
+    async def _share(self) -> None:
+        """Let every process know, once for each catalogue."""
+        catalog = self.mover.engine.catalog
+        if self._shared is not catalog:
+            await run_in_thread(share, catalog)
+            self._shared = catalog
+
+    async def mark_before(self, key: str) -> Mark | None:
+        """Return which version cold has, before it is fetched."""
+        await self._share()
+        found = await self.mover.remote.head(key)
+        return None if found is None else mark_of(found)
+
+    async def label(self, key: str, before: Mark | None, generation: int | None) -> None:
+        """Record of which version a new copy is, if cold had the same one before and after.
+
+        Without a label the copy is dropped by the next comparison.
+        """
+        asked_s = self.clock.monotonic_s()
+        found = await self.mover.remote.head(key)
+        if before is None or found is None or mark_of(found) != before:
+            return
+        generations, slot = self.mover.engine.generations, slot_of(key)
+        await run_in_thread(
+            note_version,
+            self.mover.engine.catalog,
+            key,
+            found.etag,
+            found.mtime,
+            lambda: generations.get(slot) == generation,
+            compared=True,
+        )
+        self._note(key, asked_s)
+
+    def _note(self, key: str, asked_s: float) -> None:
+        if self.mode == "ttl":
+            if len(self._compared) >= _REMEMBERED:
+                self._compared.pop(next(iter(self._compared)), None)
+            self._compared[key] = asked_s
