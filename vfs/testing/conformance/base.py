@@ -163,6 +163,25 @@ def relative(fs: AbstractFileSystem, root: str, names: Iterable[str]) -> list[st
     return sorted(name.removeprefix(prefix).strip("/") for name in names)
 
 
+def assert_same(data: object, expected: bytes, where: object = "") -> None:
+    """Check that the bytes are those expected, and tell where they first are not.
+
+    For content of any length. `assert data == expected` has pytest, where the environment says
+    CI, draw a diff of both; for torn objects of some kilobytes that takes hours.
+    """
+    # INVARIANT: told at once; kit/test_conformance.py::test_torn_bytes_are_told_at_once
+    if data == expected:
+        return
+    assert isinstance(data, bytes | bytearray | memoryview), (where, type(data))
+    got = bytes(data)
+    pairs = enumerate(zip(got, expected, strict=False))
+    at = next((i for i, (a, b) in pairs if a != b), min(len(got), len(expected)))
+    there, wanted = got[at : at + 16], expected[at : at + 16]
+    message = f"{where} {len(got)} bytes instead of {len(expected)}, "
+    message += f"from offset {at} on {there!r} instead of {wanted!r}"
+    raise AssertionError(message.strip())
+
+
 def assert_os_error(error: BaseException, code: int, name: str, *, errno_known: bool) -> None:
     """Check errno and path of an error, and that zarr will not misread it."""
     assert isinstance(error, OSError)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 from fsspec import AbstractFileSystem
 
-from vfs.testing.conformance.base import Conformance, needs
+from vfs.testing.conformance.base import Conformance, assert_same, needs
 
 __all__ = ["ReadConformance"]
 
@@ -49,7 +49,7 @@ class ReadConformance(Conformance):
         self.put_raw(fs, f"{root}/o", pattern(n_bytes))
         data = cat(f"{root}/o")
         assert type(data) is bytes
-        assert data == pattern(n_bytes)
+        assert_same(data, pattern(n_bytes))
         assert fs.info(f"{root}/o")["size"] == fs.size(f"{root}/o") == n_bytes
 
     @pytest.mark.parametrize("content", [TEN, b""], ids=["ten", "empty"])
@@ -60,7 +60,7 @@ class ReadConformance(Conformance):
         self.put_raw(fs, f"{root}/o", content)
         for start, end in itertools.product(EDGES, EDGES):
             got = cat(f"{root}/o", start=start, end=end)
-            assert got == content[start:end], (start, end)
+            assert_same(got, content[start:end], (start, end))
 
     @needs("ranges_negative")
     @pytest.mark.parametrize("content", [TEN, b""], ids=["ten", "empty"])
@@ -76,7 +76,7 @@ class ReadConformance(Conformance):
         ]
         for start, end in pairs:
             got = cat(f"{root}/o", start=start, end=end)
-            assert got == content[start:end], (start, end)
+            assert_same(got, content[start:end], (start, end))
 
     @pytest.mark.parametrize("how", ["sync", "foreign loop"])
     @pytest.mark.parametrize("max_gap", [None, 0, 3, 1000])
@@ -91,7 +91,8 @@ class ReadConformance(Conformance):
         names, starts, ends = zip(*asked, strict=True)
         paths = [f"{root}/{name}" for name in names]
         got = self.call(fs, how, "cat_ranges", paths, list(starts), list(ends), max_gap=max_gap)
-        assert list(got) == [content[name][start:end] for name, start, end in asked]
+        for piece, (name, start, end) in zip(got, asked, strict=True):
+            assert_same(piece, content[name][start:end], (name, start, end))
 
     @pytest.mark.parametrize("how", ["sync", "foreign loop"])
     def test_many_ranges_with_one_missing(
@@ -161,10 +162,10 @@ class ReadConformance(Conformance):
             for offset in (0, 1, 4095, 1 << 20, LARGE_BYTES - 10, (5 << 20) - 3, 7):
                 for n_bytes in (1, 100, 70_000):
                     f.seek(offset)
-                    assert f.read(n_bytes) == content[offset : offset + n_bytes]
+                    assert_same(f.read(n_bytes), content[offset : offset + n_bytes])
             f.seek(0)
             pieces = list(iter(lambda: f.read(1_000_003), b""))
-        assert b"".join(pieces) == content
+        assert_same(b"".join(pieces), content)
 
     def test_lines_and_text(self, fs: AbstractFileSystem, root: str) -> None:
         """Lines of bytes and of text, with the encoding and newlines asked for."""
