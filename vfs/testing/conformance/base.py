@@ -169,7 +169,8 @@ def assert_same(data: object, expected: bytes, where: object = "") -> None:
     For content of any length. `assert data == expected` has pytest, where the environment says
     CI, draw a diff of both; for torn objects of some kilobytes that takes hours.
     """
-    # INVARIANT: told at once; kit/test_conformance.py::test_torn_bytes_are_told_at_once
+    # INVARIANT: what is wrong is told at once.
+    # (tests/kit/test_conformance.py::test_torn_bytes_are_told_at_once)
     if data == expected:
         return
     assert isinstance(data, bytes | bytearray | memoryview), (where, type(data))
