@@ -152,8 +152,7 @@ class _RangeSource(io.RawIOBase):
             # Not a method of this object, which would live until the next garbage collection:
             # pyarrow never closes what it opens through fsspec.
             fetch = functools.partial(_read_pinned, self._fs, self._key, info)
-            stamps = (info.get("etag"), str(info.get("mtime")))
-            version = (self._fs._fs_token, self._key, self._size, *stamps)
+            version = (self._fs._fs_token, self._key, self._size, info.get("etag"))
             limit = _COLUMNS_RATIO * self._fs.readahead_bytes
             self._columns = ColumnsAhead(fetch, version, self._size, limit)
         return self._columns
