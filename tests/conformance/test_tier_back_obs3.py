@@ -1,5 +1,6 @@
 """A tier that writes back through obs3 passes the conformance kit."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import pytest
@@ -23,4 +24,8 @@ class TestConformance(TierBackOverS3, FilesystemConformance):
     def put_raw(self, fs: AbstractFileSystem, path: str, data: bytes) -> None:
         # Until cold has the object below, the tier itself knows that there is a directory.
         fs.pipe_file(path, data)
+        fs.flush()
+
+    def fill(self, fs: AbstractFileSystem, root: str, tree: Mapping[str, bytes]) -> None:
+        fs.pipe({f"{root}/{name}": data for name, data in tree.items()})
         fs.flush()
