@@ -5,14 +5,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import fsspec
 import pytest
 from fsspec import AbstractFileSystem
 
 from vfs.testing.process import RequestKind
+from vfs.testing.serve import OneAtATime
 from vfs.testing.servers import HTTPServer, S3Server, http_server, s3_server
 
 pytestmark = pytest.mark.server
@@ -183,3 +186,23 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return not os.path.isdir("/proc/self")
+
+
+def test_requests_are_answered_one_at_a_time() -> None:
+    begun, may_end = threading.Semaphore(0), threading.Event()
+
+    def app(environ: Any, start: Any) -> list[bytes]:
+        begun.release()
+        assert may_end.wait(30)
+        return [b""]
+
+    together = OneAtATime(app)
+    callers = [threading.Thread(target=together, args=({}, None), daemon=True) for _ in range(2)]
+    for caller in callers:
+        caller.start()
+    assert begun.acquire(timeout=30)
+    assert not begun.acquire(timeout=0.3), "the second is answered amid the first"
+    may_end.set()
+    assert begun.acquire(timeout=30)
+    for caller in callers:
+        caller.join(30)

@@ -28,7 +28,7 @@ from vfs.testing.traffic import SOCKET_KEY, Traffic, s3_kind
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-__all__ = ["Server", "StaticFiles", "main"]
+__all__ = ["OneAtATime", "Server", "StaticFiles", "main"]
 
 _PIECE_BYTES = 1 << 18  # of a file, read at a time
 
@@ -257,11 +257,34 @@ def _http_kind(_method: str, path: str, _query: str) -> str:
     return "list" if path.endswith("/") else "object"
 
 
+class OneAtATime:
+    """An application whose requests each happen in one moment, as those of S3 do.
+
+    moto looks whether a condition holds, and stores the object some steps later: of sixteen that
+    created one key together two won in one round of fifteen.
+
+    Parameters
+    ----------
+    app : WSGIApplication
+        What answers, with bodies that wait for nothing.
+    """
+
+    def __init__(self, app: WSGIApplication) -> None:
+        self._app = app
+        self._lock = threading.Lock()
+
+    def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        """Answer one request when those before it are answered."""
+        # INVARIANT: of many conditional creations one wins.
+        # (tests/kit/test_servers.py::test_requests_are_answered_one_at_a_time)
+        with self._lock:
+            return self._app(environ, start)
+
+
 def _s3_application() -> WSGIApplication:
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
-    app: WSGIApplication = DomainDispatcherApplication(create_backend_app)
-    return app
+    return OneAtATime(DomainDispatcherApplication(create_backend_app))
 
 
 def _end_with_parent() -> None:
