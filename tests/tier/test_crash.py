@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_process import in_a_small_process
 from tier_crash_tools import REAL, die_at, recorded, remove_tree
 from tier_tools import GatedFileSystem, hot_files, open_tier, staged_files
 
@@ -211,7 +212,8 @@ def test_killed_at_a_hundred_calls(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", range(PARTS))
 def test_killed_at_every_call(fast_place: Path, part: int) -> None:
     cycles = CYCLES // PARTS
-    assert kill_everywhere(fast_place, cycles, first_seed=1000 * (part + 1)) >= cycles
+    seed = 1000 * (part + 1)
+    assert in_a_small_process(kill_everywhere, fast_place, cycles, seed) >= cycles
 
 
 def _promote_slowly(top: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from small_process import in_a_small_process
 from tier_crash_tools import REAL, die_at, recorded, remove_tree
 from tier_tools import BrokenCold, forget, hot_files, open_broken, open_tier, staged_files
 
@@ -267,7 +268,8 @@ def test_killed_at_sixty_calls_with_a_directory_above(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", range(PARTS))
 def test_killed_at_every_call(fast_place: Path, part: int) -> None:
     cycles = CYCLES // PARTS
-    assert kill_everywhere(fast_place, cycles, first_seed=1000 * (part + 1)) >= cycles
+    seed = 1000 * (part + 1)
+    assert in_a_small_process(kill_everywhere, fast_place, cycles, seed) >= cycles
 
 
 @pytest.mark.crash
@@ -275,7 +277,8 @@ def test_killed_at_every_call(fast_place: Path, part: int) -> None:
 @pytest.mark.parametrize("part", range(PARTS // 2))
 def test_killed_at_every_call_with_a_directory_above(fast_place: Path, part: int) -> None:
     cycles, seed = CYCLES // PARTS, 1_000_000 * (part + 1)
-    assert kill_everywhere(fast_place, cycles, seed, prefix=STACKED) >= cycles
+    done = in_a_small_process(kill_everywhere, fast_place, cycles, seed, prefix=STACKED)
+    assert done >= cycles
 
 
 # -------------------------------------------------------------------- what else can be lost
