@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfs.core import durable
+from vfs.core import durable, localread
 from vfs.core.base import VirtualFileSystem
 from vfs.core.durable import (
     Staging,
@@ -373,3 +373,17 @@ def test_directory_that_cannot_be_synced_is_not_left(
 def test_directories_where_there_can_be_none() -> None:
     with pytest.raises(OSError):
         make_directories("/proc/none/of/these", "process")
+
+
+@pytest.mark.parametrize("how", [localread.read_range, localread.read_cached])
+def test_the_allocator_is_taught_before_a_large_read_and_not_before(
+    how: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(localread, "_taught", False)
+    content = os.urandom(128 << 10)
+    (tmp_path / "o").write_bytes(content)
+    with (tmp_path / "o").open("rb") as file:
+        assert how(file.fileno(), 0, 1000) in {content[:1000], localread.WAIT_FOR_DISK}
+        assert not localread._taught
+        assert how(file.fileno(), 0, len(content)) in {content, localread.WAIT_FOR_DISK}
+        assert localread._taught
