@@ -35,7 +35,6 @@ _MOST_FOOTER_BYTES: Final = 4 << 20
 #: Groups that a reader may be behind the last one it asked of: pyarrow's eight threads take turns.
 _SLACK_GROUPS: Final = 8
 
-
 #: For each byte a reader has read so many may be under way: a table of ten groups is there after
 #: the round trips of one and a half groups, and a reader that stops has wasted no more than this.
 _AHEAD_RATIO: Final = 4
