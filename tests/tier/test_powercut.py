@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -265,6 +266,61 @@ def test_directory_is_synced_before_a_file_moves_into_it(
         assert {("fsync", parent) for parent in parents} <= set(calls[:named])
 
 
+def die_after_making(made: str, place: Path) -> None:
+    """Write an object to a new tier, and be killed when a directory is there and not synced."""
+    pid = os.fork()
+    if pid:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        return
+    mkdir = os.mkdir
+
+    def die_after(path: Any, *args: Any, **kwargs: Any) -> None:
+        mkdir(path, *args, **kwargs)
+        if path == made:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        os.mkdir = die_after
+        open_tier(place, write="back", max_bytes=60_000, quiet_s=1e9).pipe_file("d/k", b"recorded")
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_directory_left_by_a_killed_process_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, killed: bool
+) -> None:
+    hot = str(tmp_path / "hot")
+    options = {"write": "back", "max_bytes": 60_000, "quiet_s": 1e9}
+    if killed:
+        die_after_making(f"{hot}/d", tmp_path)
+    else:  # it has ended, and had promised less
+        open_tier(tmp_path, durability="process", **options).pipe_file("d/k", b"recorded")
+        forget()
+    with recorded(monkeypatch) as calls:
+        tier = open_tier(tmp_path, **options)
+        assert tier.cat_file("d/k") == b"recorded"
+        tier.pipe_file("d/j", b"relied on")
+        first = len(calls)
+        tier.pipe_file("d/i", b"relied on")
+    renames = [n for n, (_, path) in enumerate(calls) if path in {f"{hot}/d/k", f"{hot}/d/j"}]
+    assert ("fsync", hot) in calls[: renames[0]]
+    assert ("fsync", hot) not in calls[first:], "once is enough"
+
+
+@pytest.mark.parametrize("made", ["above", "above/hot", "above/hot/.vfs"])
+def test_hot_directory_left_by_a_killed_process_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str
+) -> None:
+    place = tmp_path / "above"
+    die_after_making(str(tmp_path / made), place)
+    assert not (place / "hot/.vfs/tier.json").exists()
+    with recorded(monkeypatch) as calls:
+        open_tier(place, write="back", max_bytes=60_000, quiet_s=1e9).pipe_file("k", b"relied on")
+    named = calls.index(("rename", str(place / "hot/k")))
+    assert {("fsync", str(path)) for path in (tmp_path, place, place / "hot")} <= set(calls[:named])
+
+
 def test_directories_of_a_group_share_the_sync_of_their_parent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +330,7 @@ def test_directories_of_a_group_share_the_sync_of_their_parent(
     with recorded(monkeypatch) as calls:
         tier.pipe({f"c/{number}/0": b"chunk" for number in range(100)})
     assert 1 <= calls.count(("fsync", parent)) <= 10
+    assert not (tmp_path / "hot/.vfs/unsynced").exists()
     last = max(index for index, call in enumerate(calls) if call == ("rename", f"{parent}/99/0"))
     assert ("fsync", parent) in calls[:last]
 

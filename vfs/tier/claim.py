@@ -6,6 +6,7 @@ mount point from being taken for an empty hot directory. What must not: copies t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -15,7 +16,7 @@ from typing import Any, Final
 import platformdirs
 import xxhash
 
-from vfs.core.durable import Staging, make_directories
+from vfs.core.durable import Staging, fsync_directory, make_directories
 from vfs.errors import ConfigError, os_error
 from vfs.observe import logger
 
@@ -61,6 +62,7 @@ def claim(root: str, cold_identity: str) -> None:
         _check_mounted(root)
         _check_empty(root)
         make_directories(state, "power")
+        _sync_names(state)
         write_record(path, record)
     elif found != record:
         raise ConfigError(
@@ -69,6 +71,20 @@ def claim(root: str, cold_identity: str) -> None:
             f"give each cold store a hot directory of its own"
         )
     _remember_mount(root)
+
+
+def _sync_names(state: str) -> None:
+    """Sync the names of the directories that lead to a new tier, up to where its disk begins.
+
+    INVARIANT: also those that a process made which was killed before it could sync them.
+    (tests/tier/test_powercut.py::test_hot_directory_left_by_a_killed_process_is_synced)
+    """
+    top = mount_point(state)
+    directory = os.path.realpath(state)
+    while directory != top:
+        directory = os.path.dirname(directory)
+        with contextlib.suppress(PermissionError):  # then it is not of our making
+            fsync_directory(directory)
 
 
 def require_tier(root: str) -> None:

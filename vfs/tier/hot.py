@@ -5,7 +5,8 @@ the cold store, decisions, waiting for other processes.
 
 ``<hot>/<key>`` is the object itself, readable without this library. ``<hot>/.vfs/`` holds what
 the tier needs: ``tier.json`` (whose tier this is), ``catalog.sqlite``, ``pins.json``, ``locks``,
-``generations``, ``heat`` and ``tmp/``; under write-back also ``journal.sqlite`` and ``aside/``.
+``generations``, ``heat`` and ``tmp/``, at times ``unsynced`` (directories whose names may not be on
+the disk yet); under write-back also ``journal.sqlite`` and ``aside/``.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from vfs.core.durable import (
     make_all_directories,
     make_directories,
     unlink_if_there,
+    write_all,
 )
 from vfs.core.localread import WAIT_FOR_DISK, WaitForDisk, read_cached, read_range
 from vfs.core.ranges import resolve
@@ -135,6 +137,7 @@ class HotStore:
         self.state = os.path.join(root, STATE_DIRECTORY)
         self.temporary = os.path.join(self.state, "tmp")
         self.heat = heat
+        self._unsynced = os.path.join(self.state, "unsynced")
         make_directories(self.temporary, "process")
 
     # ---------------------------------------------------------------- stage and publish
@@ -196,8 +199,47 @@ class HotStore:
         os.rename(staged, path)
 
     def make_places(self, paths: Iterable[str], durability: Durability) -> None:
-        """Make the directories of several objects; to be called where :meth:`place` is."""
-        make_all_directories(dict.fromkeys(map(os.path.dirname, paths)), durability)
+        """Make the directories of several objects; to be called where :meth:`place` is.
+
+        Those that are made are noted until they are synced: a process that dies before that leaves
+        directories which the next one finds, and which a power cut would take with all in them.
+        Nobody else is amid this, so what is noted was left by the dead, or by a process that
+        promised less.
+
+        INVARIANT: with "power" also a directory that was there is on the disk.
+        (tests/tier/test_powercut.py::test_directory_left_by_a_killed_process_is_synced)
+        """
+        directories = list(dict.fromkeys(map(os.path.dirname, paths)))
+        if durability == "power":
+            self._sync_left_over()
+        if all(map(os.path.isdir, directories)):
+            return
+        note = os.open(self._unsynced, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            write_all(note, b"".join(os.fsencode(path) + b"\0" for path in directories))
+        finally:
+            os.close(note)
+        make_all_directories(directories, durability)
+        if durability == "power":
+            os.unlink(self._unsynced)
+
+    def _sync_left_over(self) -> None:
+        """Sync the names of directories that were made and never synced."""
+        try:
+            with open(self._unsynced, "rb") as file:
+                left = file.read().split(b"\0")
+        except FileNotFoundError:
+            return
+        parents = set()
+        for path in left:
+            directory = os.fsdecode(path)
+            while directory.startswith(f"{self.root}/"):
+                directory = os.path.dirname(directory)
+                parents.add(directory)
+        for parent in sorted(parents):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                fsync_directory(parent)
+        os.unlink(self._unsynced)
 
     def fill(self, staging: Staging, source: str) -> None:
         """Copy a local file into a staged one."""
