@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Generator, Iterator
@@ -21,6 +22,11 @@ from vfs.testing.stores import AzuriteServer, FakeGCSServer, SeaweedServer
 
 #: Kills of several processes and their maps; containers often have 64 MB of shared memory in all.
 _ENOUGH_MEMORY_BYTES = 1 << 30
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So a shell starts what it runs in the background, and all that are started from there: a
+    # program that a test interrupts would not notice.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
