@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import fsspec
 import numpy as np
+import pandas as pd
 import pytest
 
 from vfs.backends.obstore.base import UPLOAD_PART_BYTES
@@ -82,6 +83,70 @@ def test_a_range_is_one_request(
     s3.reset()
     assert fs.cat_file(f"{bucket}/k", start, end) == DATA[start:end]
     assert asked(s3) == requests
+
+
+@pytest.mark.parametrize("size", [1, 65_536, 65_537, 300_000])
+def test_opening_a_table_brings_its_end(
+    fs: S3FileSystem, s3: S3Server, bucket: str, size: int
+) -> None:
+    data = big(size)
+    s3.put(f"{bucket}/t.parquet", data)
+    s3.reset()
+    with fs.open(f"{bucket}/t.parquet") as file:
+        assert file.size == size
+        assert file.details == fs.info(f"{bucket}/t.parquet")
+        assert asked(s3) == ["GET", "HEAD"], "the second is of the info for comparison"
+        file.seek(-min(size, 65_536), 2)
+        assert file.read(70_000) == data[-65_536:]
+        file.seek(max(0, size - 100))
+        assert file.read(50) == data[-100:][:50]
+        assert len(asked(s3)) == 2
+        file.seek(0)
+        assert file.read() == data
+        assert len(asked(s3)) == 2 + (size > 65_536)
+
+
+def test_table_replaced_after_opening_is_a_conflict(
+    fs: S3FileSystem, s3: S3Server, bucket: str
+) -> None:
+    data = big(200_000)
+    s3.put(f"{bucket}/t.parquet", data)
+    with fs.open(f"{bucket}/t.parquet") as file:
+        s3.put(f"{bucket}/t.parquet", big(200_000, seed=1))
+        file.seek(-1000, 2)
+        assert file.read() == data[-1000:], "what came when it was opened"
+        file.seek(0)
+        with pytest.raises(ConflictError):
+            file.read(1000)
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "none.parquet", "dir.parquet", "empty.parquet"])
+def test_opening_what_is_no_table(fs: S3FileSystem, s3: S3Server, bucket: str, name: str) -> None:
+    s3.put(f"{bucket}/t.parquet/below", b"1")
+    s3.put(f"{bucket}/dir.parquet/below", b"1")
+    s3.put(f"{bucket}/t.parquet", b"an object, too")
+    s3.put(f"{bucket}/empty.parquet", b"")
+    try:
+        found = fs.open(f"{bucket}/{name}").read()
+    except OSError as error:
+        found = (type(error), error.errno)
+    expected: dict[str, Any] = {
+        "t.parquet": b"an object, too",
+        "none.parquet": (FileNotFoundError, errno.ENOENT),
+        "dir.parquet": (IsADirectoryError, errno.EISDIR),
+        "empty.parquet": b"",
+    }
+    assert found == expected[name]
+
+
+def test_read_parquet_asks_no_more_than_this(fs: S3FileSystem, s3: S3Server, bucket: str) -> None:
+    table = pd.DataFrame({"a": range(1000), "b": 0.5})
+    fs.pipe_file(f"{bucket}/t.parquet", table.to_parquet())
+    s3.reset()
+    assert pd.read_parquet(f"{bucket}/t.parquet", filesystem=fs).equals(table)
+    # pyarrow asks three times whether it is a file, and opens it twice.
+    assert asked(s3).count("HEAD") <= 3
+    assert asked(s3).count("GET") == 2, "a small table comes with its end"
 
 
 def test_absence_is_one_request(fs: S3FileSystem, s3: S3Server, bucket: str) -> None:

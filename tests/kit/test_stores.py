@@ -14,6 +14,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from vfs.testing import stores
 from vfs.testing.ceph import CephServer
 from vfs.testing.faultproxy import FaultProxy
 from vfs.testing.foreign import ForeignServer, S3Store
@@ -303,3 +304,23 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(FileNotFoundError, match="not here"):
         Missing()
+
+
+@pytest.mark.parametrize("script", ["echo no certificate >&2; exit 1", "exit 3", "sleep 60"])
+def test_npm_that_fails_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    npm = tmp_path / "bin/npm"
+    npm.parent.mkdir()
+    npm.write_text(f"#!/bin/sh\necho asked >> {tmp_path}/log\n{script}\n")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{npm.parent}:/usr/bin:/bin")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("VFS_AZURITE", raising=False)
+    monkeypatch.setattr(stores, "_NPM_S", 0.5)
+    for _ in range(2):
+        program, why = stores._azurite.__wrapped__()
+        assert not program
+        assert why.startswith("npm could not install Azurite: ")
+        assert any(part in why for part in ("no certificate", "ended with 3", "after 0.5 s"))
+    assert (tmp_path / "log").read_text() == "asked\n"

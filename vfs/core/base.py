@@ -432,6 +432,10 @@ class VirtualFileSystem(Identity, RangeReads, abstract=True):
         return tempfile.mkstemp(prefix="vfs-stage-")
 
     def _open_reader(self, key: str) -> Any:
+        if key.endswith(files.NAMES_WITH_FOOTER) and self.gives("get_end"):
+            found = files.run_for(self, files.open_at_end, self, key)
+            if found is not None:
+                return files.ObjectReader(self, key, found[0].to_info(), end=found[1])
         info = self.info(key)
         if info["type"] == "directory":
             raise is_a_directory(key)

@@ -17,15 +17,24 @@ from fsspec.utils import isfilelike
 from vfs.core.columns import TRAILER_BYTES, ColumnsAhead
 from vfs.core.durable import Staging
 from vfs.core.loop import drive, run_in_thread, wait
-from vfs.errors import is_a_directory
-from vfs.types import Info
+from vfs.errors import ArchivedError, is_a_directory
+from vfs.types import Info, ObjectInfo
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
     from vfs.core.base import VirtualFileSystem
 
-__all__ = ["LAST_AHEAD_BYTES", "NO_CALLBACK", "LocalSource", "ObjectReader", "download", "run_for"]
+__all__ = [
+    "LAST_AHEAD_BYTES",
+    "NAMES_WITH_FOOTER",
+    "NO_CALLBACK",
+    "LocalSource",
+    "ObjectReader",
+    "download",
+    "open_at_end",
+    "run_for",
+]
 
 NO_CALLBACK: Final = DEFAULT_CALLBACK
 
@@ -39,12 +48,26 @@ LAST_AHEAD_BYTES: Final = 8 << 20
 #: hide a latency, and 32 MiB are what pyarrow's own reader takes by one.
 _COLUMNS_RATIO: Final = 4
 
+#: Files whose readers begin at the end, and what pyarrow's then asks for
+#: (``kDefaultFooterReadSize``): opened by a request for that instead of one for the size.
+NAMES_WITH_FOOTER: Final = (".parquet", ".parq", ".pq")
+_FOOTER_READ_BYTES: Final = 64 << 10
+
 
 def run_for(fs: VirtualFileSystem, func: Any, *args: Any, **kwargs: Any) -> Any:
     """Call a coroutine function of ``fs`` from synchronous code."""
     if fs.loop_bound:
         return wait(func, *args, **kwargs)
     return drive(func(*args, **kwargs))
+
+
+async def open_at_end(fs: VirtualFileSystem, key: str) -> tuple[ObjectInfo, bytes] | None:
+    """Return what an object is and its last bytes; None where its info has to be asked for."""
+    try:
+        found = await fs._call("get_end", key, _FOOTER_READ_BYTES)
+    except (FileNotFoundError, IsADirectoryError, ArchivedError):
+        return None  # a directory, maybe; or an object that can be described and not read
+    return cast("tuple[ObjectInfo, bytes] | None", found)
 
 
 async def _read_pinned(fs: VirtualFileSystem, key: str, info: Info, start: int, end: int) -> bytes:
@@ -68,6 +91,12 @@ class _RangeSource(io.RawIOBase):
         self._window = b""
         self._window_start = 0
         self._columns: ColumnsAhead | None = None
+
+    def hold_end(self, data: bytes) -> None:
+        """Take the last bytes of the object, which came with its description."""
+        self._window, self._window_start = data, self._size - len(data)
+        if self._fs.loop_bound:
+            self._columns_ahead().saw(self._window_start, data)
 
     def readable(self) -> bool:
         return True
@@ -97,17 +126,23 @@ class _RangeSource(io.RawIOBase):
         return len(data)
 
     def readall(self) -> bytes:
-        data = self._fetch(self._position, self._size)
-        self._position = max(self._position, self._size)
+        start = self._position
+        if self._holds(start, self._size):
+            data = self._window[start - self._window_start :]
+        else:
+            data = self._fetch(start, self._size)
+        self._position = max(start, self._size)
         return data
+
+    def _holds(self, start: int, end: int) -> bool:
+        return self._window_start <= start and end <= self._window_start + len(self._window)
 
     def _read(self, count: int) -> bytes | memoryview:
         start = self._position
         end = min(start + count, self._size)
         if end <= start:
             return b""
-        held = self._window_start <= start and end <= self._window_start + len(self._window)
-        if not held:
+        if not self._holds(start, end):
             if start == self._next and not self._is_column(start, end):
                 self._ahead = min(
                     max(2 * self._ahead, _FIRST_AHEAD_BYTES), self._fs.readahead_bytes
@@ -196,6 +231,8 @@ class ObjectReader(io.BufferedReader):
     raw : io.RawIOBase, optional
         Where the bytes come from, if not from range requests: an open local file is pinned to
         its version by the kernel.
+    end : bytes
+        The last bytes, where they came with the info.
 
     Raises
     ------
@@ -204,17 +241,27 @@ class ObjectReader(io.BufferedReader):
 
     Notes
     -----
-    Cost: one request to open, then one per read beyond the buffer. There is no readahead until
-    two reads were sequential; then it grows from 64 KiB to 8 MiB. Of a parquet file that pyarrow
-    reads from afar, the same columns of the next row groups are fetched beside the ones asked
-    for, up to four bytes for each that was read, and 32 MiB. Not thread-safe: open one per
-    thread, as with Python's own files.
+    Cost: one request to open, which brings the last 64 KiB of an object that is named as a
+    parquet file where the backend can, then one per read beyond the buffer. There is no
+    readahead until two reads were sequential; then it grows from 64 KiB to 8 MiB. Of a parquet
+    file that pyarrow reads from afar, the same columns of the next row groups are fetched beside
+    the ones asked for, up to four bytes for each that was read, and 32 MiB. Not thread-safe: open
+    one per thread, as with Python's own files.
     """
 
     def __init__(
-        self, fs: VirtualFileSystem, key: str, info: Info, raw: io.RawIOBase | None = None
+        self,
+        fs: VirtualFileSystem,
+        key: str,
+        info: Info,
+        raw: io.RawIOBase | None = None,
+        *,
+        end: bytes = b"",
     ) -> None:
-        super().__init__(raw or _RangeSource(fs, key, info))
+        source = raw or _RangeSource(fs, key, info)
+        if isinstance(source, _RangeSource) and end:
+            source.hold_end(end)
+        super().__init__(source)
         self.fs = fs
         self.path = key
         self.size = int(info["size"])

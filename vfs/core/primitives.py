@@ -31,6 +31,7 @@ class Kind(enum.Enum):
 PRIMITIVES = (
     "copy_object",
     "delete_object",
+    "get_end",
     "get_object",
     "get_path",
     "get_start",
@@ -223,6 +224,13 @@ class Primitives(AsyncFileSystem):  # type: ignore[misc]  # fsspec carries no ty
         """Return ``(ObjectInfo, first bytes)`` by one request (optional).
 
         None where the answer does not tell the version, as that of an empty object may not.
+        """
+        raise NotImplementedError
+
+    def get_end(self, key: str, count: int) -> Any:
+        """Return ``(ObjectInfo, last bytes)`` by one request (optional).
+
+        None where the answer does not tell the version, or the backend has no such request.
         """
         raise NotImplementedError
 

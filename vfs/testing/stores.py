@@ -8,6 +8,7 @@ live here; what they share is in ``foreign``, Ceph, which is four processes, in
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import functools
 import importlib.util
@@ -18,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,6 +33,12 @@ from vfs.testing.signing import azure_query, quoted_path
 __all__ = ["AzuriteServer", "FakeGCSServer", "SeaweedServer"]
 
 _AZURITE = "3.35.0"
+
+#: npm took 20 to 60 s for it; who waits for longer is told by the test runner, not by us.
+_NPM_S = 150
+
+#: After a failure nobody else tries for so long: each of several test processes would wait again.
+_NPM_PAUSE_S = 1800
 
 
 class SeaweedServer(S3Store):
@@ -170,14 +178,38 @@ def _azurite() -> tuple[str, str]:
     program, done = home / "node_modules" / ".bin" / "azurite-blob", home / "installed"
     with filelock.FileLock(home / "lock"):
         if not done.exists():
-            install = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(home)]
-            run = subprocess.run(
-                [*install, f"azurite@{_AZURITE}"], capture_output=True, text=True, check=False
-            )
-            if run.returncode != 0 or not program.exists():
-                return "", f"npm could not install Azurite: {run.stderr.strip()[-300:]}"
+            if why := _install_azurite(home, program):
+                return "", f"npm could not install Azurite: {why}"
             done.touch()
     return str(program), ""
+
+
+def _install_azurite(home: Path, program: Path) -> str:
+    """Install it by npm; return why that failed, also where another process has just tried."""
+    failed = home / "failed"
+    with contextlib.suppress(FileNotFoundError):
+        if time.time() - failed.stat().st_mtime < _NPM_PAUSE_S:
+            return failed.read_text("utf-8")
+    install = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(home)]
+    log = home / "log"
+    try:
+        # Not a pipe, which npm's own children could hold open after it was killed.
+        with log.open("wb") as file:
+            run = subprocess.run(
+                [*install, f"azurite@{_AZURITE}"],
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+                check=False,
+                timeout=_NPM_S,
+            )
+        done = run.returncode == 0 and program.exists()
+        told = log.read_text("utf-8", "replace").strip()[-300:]
+        why = "" if done else told or f"it ended with {run.returncode}"
+    except subprocess.TimeoutExpired:
+        why = f"not done after {_NPM_S} s"
+    if why:
+        failed.write_text(why, "utf-8")
+    return why
 
 
 class FakeGCSServer(ForeignServer):

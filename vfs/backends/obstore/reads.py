@@ -219,14 +219,8 @@ class ObjectStoreReads(KeyValueFileSystem, abstract=True):
         return memoryview(data)[start:stop]
 
     async def _suffix(self, key: str, count: int, if_match: str | None) -> bytes:
-        store, path = self._object(key)
-        options = conditions({"suffix": count}, if_match)
-        try:
-            answer = await obstore.get_async(store, path, options=options)
-        except Exception as error:
-            if not _answers_no_range(error):
-                raise translate_obstore(error, "cat_file", key) from error
-            # An empty object, or a store without suffix ranges (Azure): the size tells.
+        answer = await self._ask_end(key, count, if_match)
+        if answer is None:
             info = await self.head_object(key)
             _check(key, info, if_match)
             first, last = resolve(-count, None, info.size)
@@ -237,6 +231,17 @@ class ObjectStoreReads(KeyValueFileSystem, abstract=True):
         if last - first != min(count, int(answer.meta["size"])):
             raise _short(key, last - first, count)
         return bytes(await self._body(key, answer, last - first))
+
+    async def _ask_end(self, key: str, count: int, if_match: str | None) -> Any:
+        """Ask for the last bytes; None of an empty object, and where a store cannot (Azure)."""
+        store, path = self._object(key)
+        options = conditions({"suffix": count}, if_match)
+        try:
+            return await obstore.get_async(store, path, options=options)
+        except Exception as error:
+            if not _answers_no_range(error):
+                raise translate_obstore(error, "cat_file", key) from error
+        return None
 
     async def _part(self, key: str, start: int, end: int, etag: str | None) -> Any:
         answer = await self._start(key, start, end, etag)
@@ -259,6 +264,17 @@ class ObjectStoreReads(KeyValueFileSystem, abstract=True):
         if info.etag is None:
             return None
         return info, bytes(await self._body(key, answer, min(count, info.size)))
+
+    async def get_end(self, key: str, count: int) -> tuple[ObjectInfo, bytes] | None:
+        """Return what an object is and its last bytes, by one request."""
+        answer = await self._ask_end(key, count, None)
+        if answer is None:
+            return None
+        info = describe(key, answer.meta)
+        first = max(0, info.size - count)
+        if info.etag is None or answer.range != (first, info.size):
+            return None
+        return info, bytes(await self._body(key, answer, info.size - first))
 
     async def get_path(self, key: str, local: str) -> None:
         """Write an object into a local file; memory is bounded by the parts in flight."""

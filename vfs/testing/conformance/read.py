@@ -167,6 +167,24 @@ class ReadConformance(Conformance):
             pieces = list(iter(lambda: f.read(1_000_003), b""))
         assert_same(b"".join(pieces), content)
 
+    @pytest.mark.parametrize("n_bytes", [0, 7, 65_536, 200_000])
+    def test_file_named_as_a_table(self, fs: AbstractFileSystem, root: str, n_bytes: int) -> None:
+        """A file whose end may come with its size is as any other, from the end and the start."""
+        content = pattern(n_bytes)
+        self.put_raw(fs, f"{root}/t.parquet", content)
+        with fs.open(f"{root}/t.parquet", "rb") as f:
+            assert f.seek(0, io.SEEK_END) == n_bytes
+            for n_last in (8, 1000, 65_536, 100_000):
+                f.seek(max(0, n_bytes - n_last))
+                assert_same(f.read(), content[-n_last:])
+            f.seek(0)
+            assert_same(f.read(10) + f.read(), content)
+        self.put_raw(fs, f"{root}/dir.parquet/a", b"1")
+        for name in ("no.parquet", "dir.parquet"):
+            with pytest.raises((FileNotFoundError, IsADirectoryError)) as caught:
+                fs.open(f"{root}/{name}", "rb").read()
+            assert name in str(caught.value)
+
     def test_lines_and_text(self, fs: AbstractFileSystem, root: str) -> None:
         """Lines of bytes and of text, with the encoding and newlines asked for."""
         self.put_raw(fs, f"{root}/o", "zwölf\r\n\nende".encode("latin-1"))
