@@ -30,14 +30,17 @@ _CHILD_S = 60
 
 
 @pytest.fixture(params=["disk", "s3"])
-def shared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Place:
+def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     """A tier that other processes can open."""
     if request.param == "disk":
         place: Place = request.getfixturevalue("tier_place")
         return place
     place = request.getfixturevalue("s3_place")
-    monkeypatch.setenv("SHARED_SECRET", "testing")
-    place.options["s3"] |= {name: {"env": "SHARED_SECRET"} for name in ("key", "secret")}
+    # Not by the environment: that of a forkserver is of the first test that needed one.
+    secret = tmp_path / "secret"
+    secret.write_text("testing")
+    secret.chmod(0o600)
+    place.options["s3"] |= {name: {"file": str(secret)} for name in ("key", "secret")}
     return place
 
 
