@@ -6,6 +6,7 @@ import asyncio
 import multiprocessing
 import os
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from tier_tools import (
 )
 
 from vfs.errors import ConfigError, ConflictError, UnavailableError
+from vfs.testing.servers import S3Server
 
 
 @pytest.fixture(autouse=True)
@@ -256,6 +258,65 @@ def test_sent_writes_are_compared(tmp_path: Path) -> None:
     assert asked.take() == (1, 0), "its etag is known from the upload"
     cold_of(tmp_path).pipe_file("k", b"foreign")
     assert tier.cat_file("k") == b"foreign"
+
+
+@pytest.mark.parametrize("consistency", ["open", "ttl"])
+def test_what_was_written_through_is_not_fetched_again(tmp_path: Path, consistency: str) -> None:
+    tier = open_gated(tmp_path, write="through", consistency=consistency)
+    tier.pipe_file("k", b"ours")
+    asked = Asked()
+    assert tier.cat_file("k") == b"ours"
+    assert asked.take() == (1, 0), "its etag is known from the write"
+    cold_of(tmp_path).pipe_file("k", b"them")
+    again = open_gated(tmp_path, write="through", consistency="open")
+    assert again.cat_file("k") == b"them"
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("engine", ["obstore", "s3fs"])
+def test_both_clients_tell_the_version_they_wrote(
+    tmp_path: Path, s3: S3Server, engine: str
+) -> None:
+    bucket = s3.make_bucket(f"fresh-{uuid.uuid4().hex}")
+    tier = fsspec.filesystem(
+        "tier",
+        hot=str(tmp_path / "hot"),
+        cold=f"s3://{bucket}",
+        cold_options=s3.storage_options,
+        engine=engine,
+        consistency="open",
+    )
+    tier.pipe_file("k", b"ours")
+    s3.reset()
+    assert tier.cat_file("k") == b"ours"
+    assert [record.method for record in s3.requests()] == ["HEAD"]
+    s3.put(f"{bucket}/k", b"them")
+    assert tier.cat_file("k") == b"them"
+
+
+def test_write_that_is_overtaken_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody replaces the object before the hot copy of a write through is there."""
+    tier = open_gated(tmp_path, write="through", consistency="open")
+    install = tier._mover._install_written
+
+    async def late(*args: Any) -> None:
+        cold_of(tmp_path).pipe_file("k", b"them")
+        await install(*args)
+
+    monkeypatch.setattr(tier._mover, "_install_written", late)
+    tier.pipe_file("k", b"ours")
+    assert hot_files(tmp_path) == {"k": b"ours"}
+    assert tier.cat_file("k") == b"them"
+
+
+def test_exclusive_process_names_no_version_of_what_it_writes(tmp_path: Path) -> None:
+    tier = open_gated(tmp_path, write="through")
+    tier.pipe_file("k", b"ours")
+    row = tier._engine.catalog.row("k")
+    assert row is not None
+    assert row.etag is None
 
 
 def test_cold_that_cannot_be_asked(tmp_path: Path) -> None:

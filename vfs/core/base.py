@@ -304,15 +304,21 @@ class VirtualFileSystem(Identity, RangeReads, abstract=True):
     # ---------------------------------------------------------------- write
 
     @derived
-    async def _pipe_file(self, path: str, value: Any, mode: str = "overwrite", **_: Any) -> None:
-        """Store a whole object; ``mode="create"`` fails if there is one, atomically."""
+    async def _pipe_file(self, path: str, value: Any, mode: str = "overwrite", **_: Any) -> Any:
+        """Store a whole object; ``mode="create"`` fails if there is one, atomically.
+
+        Returns
+        -------
+        ObjectInfo or None
+            What the backend's answer told of it, as s3fs hands out S3's.
+        """
         self._refuse_if_read_only(path)
         key = self._key(path)
         check_writable_name(self._raw(path), key)
         if self._intrans:
             self.transaction.files.append(staged_value(self, key, value, mode))
-            return
-        await self._call("put_object", key, value, if_none_match=mode == "create")
+            return None
+        return await self._call("put_object", key, value, if_none_match=mode == "create")
 
     @derived
     async def _rm_file(self, path: str, **_: Any) -> None:

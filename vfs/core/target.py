@@ -37,7 +37,7 @@ from vfs.errors import (
 )
 from vfs.types import Info, ObjectInfo
 
-__all__ = ["SERVED_BY", "Target", "build", "in_sync_mode"]
+__all__ = ["SERVED_BY", "Target", "build", "in_sync_mode", "told_etag"]
 
 #: Local files are always served by our own class: fsspec's writes in place, so that a reader may
 #: see half a file, and makes no parents.
@@ -110,6 +110,14 @@ def in_sync_mode(fs: Any) -> Any:
         return fs
     options = {k: v for k, v in fs.storage_options.items() if k not in _NOT_FOR_TARGETS}
     return type(fs)(*fs.storage_args, **options)
+
+
+def told_etag(done: object) -> str | None:
+    """Return the etag that the answer to a write tells, ours or S3's by s3fs."""
+    if isinstance(done, ObjectInfo):
+        return done.etag
+    etag = done.get("ETag") if isinstance(done, Mapping) else None
+    return str(etag).strip('"') if etag else None
 
 
 class Target:
@@ -350,12 +358,18 @@ class Target:
                     raise better from error
         raise AssertionError
 
-    async def pipe_file(self, path: str, value: Any, *, create: bool = False) -> None:
-        """Store an object; missing parents are made where the filesystem has directories."""
+    async def pipe_file(self, path: str, value: Any, *, create: bool = False) -> str | None:
+        """Store an object; missing parents are made where the filesystem has directories.
+
+        Returns
+        -------
+        str or None
+            Its etag, where the answer told.
+        """
         mode = {"mode": "create"} if create else {}
         if not self.ours and not isinstance(value, bytes):
             value = bytes(value)  # botocore takes no memoryview, others no bytearray
-        await self._with_parents("pipe_file", path, (path, value), mode)
+        return told_etag(await self._with_parents("pipe_file", path, (path, value), mode))
 
     async def put_file(self, local: str, path: str, *, create: bool = False) -> None:
         """Store a local file, streaming where the filesystem can."""
@@ -364,13 +378,13 @@ class Target:
 
     async def _with_parents(
         self, operation: str, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    ) -> Any:
         try:
-            await self.call(operation, *args, **kwargs)
+            return await self.call(operation, *args, **kwargs)
         except FileNotFoundError:
             # Not absence of the object (this is a write) but of its directory.
             await self.call("makedirs", self.fs._parent(path), exist_ok=True)
-            await self.call(operation, *args, **kwargs)
+            return await self.call(operation, *args, **kwargs)
 
     async def get_file(self, path: str, local: str) -> None:
         """Copy an object to a local path, streaming where the filesystem can."""

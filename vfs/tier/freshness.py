@@ -107,7 +107,7 @@ class Freshness:
         for _ in range(_LOOKS):
             if self.is_fresh(key):
                 return True
-            await self._share()
+            await self.share()
             row = await run_in_thread(self.mover.engine.catalog.row, key)
             if row is not None and _mark_of_copy(row) is None and not row.dirty:
                 # Whoever has fetched it is about to record of which version it is.
@@ -134,8 +134,8 @@ class Freshness:
                 await self.mover.drop([key])
                 self._compared.pop(key, None)
 
-    async def _share(self) -> None:
-        """Let every process know, once for each catalogue."""
+    async def share(self) -> None:
+        """Let every process know that others write to cold, once for each catalogue."""
         catalog = self.mover.engine.catalog
         if self._shared is not catalog:
             await run_in_thread(share, catalog)
@@ -143,7 +143,7 @@ class Freshness:
 
     async def mark_before(self, key: str) -> Mark | None:
         """Return which version cold has, before it is fetched."""
-        await self._share()
+        await self.share()
         found = await self.mover.remote.head(key)
         return None if found is None else mark_of(found)
 

@@ -255,16 +255,26 @@ class Mover:
             self.engine.locks.release(fd)
 
     async def _install_held(
-        self, staging: Any, reservation: Reservation, generation: int, digest: str
+        self,
+        staging: Any,
+        reservation: Reservation,
+        generation: int,
+        digest: str,
+        etag: str | None = None,
     ) -> bool:
-        """Install under the key's writer lock.
+        """Install under the key's writer lock; the etag is cold's of these very bytes.
 
         INVARIANT: bytes fetched before or during a change are never installed after it.
         (tests/interop/test_staleness.py::test_fetch_begun_during_a_change_is_not_installed)
         """
         if self.engine.generations.get(slot_of(reservation.key)) != generation:
             return False
-        await run_in_thread(self.engine.hot.install, staging, reservation, (None, None), digest)
+        if self.freshness is None:
+            etag = None
+        elif etag is not None:
+            await self.freshness.share()
+        version = etag, None
+        await run_in_thread(self.engine.hot.install, staging, reservation, version, digest)
         self.engine.promotions += 1
         emit(Event("promoted", reservation.key, reservation.size))
         return True
@@ -381,6 +391,7 @@ class Mover:
     async def perform(self, steps: tuple[Action, ...], key: str, content: Content | None) -> None:
         """Perform the steps of a change; the caller holds :meth:`changing`."""
         generation = 0
+        etag: str | None = None
         intent: Intent | None = None
         known = self.engine.known_version(key)
         for step in steps:
@@ -392,11 +403,11 @@ class Mover:
                 case Action.DROP_HOT:
                     await self.drop([key])
                 case Action.WRITE_COLD if content is not None:
-                    await self._write_cold(key, content)
+                    etag = await self._write_cold(key, content)
                 case Action.REMOVE_COLD:
                     await self.cold.remove(self.cold_path(key))
                 case Action.INSTALL_HOT if content is not None:
-                    await self._install_written(key, content, generation)
+                    await self._install_written(key, content, generation, etag)
                 case Action.SEND_PENDING:
                     await self.uploader.send_now(key)
                 case _:
@@ -421,16 +432,20 @@ class Mover:
             content.reservation = None  # it is the hot copy now
         return None
 
-    async def _write_cold(self, key: str, content: Content) -> None:
+    async def _write_cold(self, key: str, content: Content) -> str | None:
+        """Write to cold; return the etag, where the answer told."""
         path = self.cold_path(key)
         if content.copy_of is not None:
             await self.cold.call("cp_file", self.cold_path(content.copy_of), path)
         elif content.local is not None:
             await self.cold.put_file(content.local, path, create=content.create)
         else:
-            await self.cold.pipe_file(path, content.value, create=content.create)
+            return await self.cold.pipe_file(path, content.value, create=content.create)
+        return None
 
-    async def _install_written(self, key: str, content: Content, generation: int) -> None:
+    async def _install_written(
+        self, key: str, content: Content, generation: int, etag: str | None
+    ) -> None:
         """Install what was just written; failures leave the object cold, which is no error."""
         try:
             reservation = await self.reserve(key, content.size)
@@ -438,7 +453,7 @@ class Mover:
                 return
             async with self._staged(reservation) as staging:
                 digest = await run_in_thread(self._fill, staging, content)
-                await self._install_held(staging, reservation, generation, digest)
+                await self._install_held(staging, reservation, generation, digest, etag)
         except OSError as error:
             self._note_failure(key, content.size, error)
 

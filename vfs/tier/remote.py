@@ -12,7 +12,7 @@ import xxhash
 
 from vfs.core.foreign import translate
 from vfs.core.storename import protocols_of
-from vfs.core.target import Target
+from vfs.core.target import Target, told_etag
 from vfs.errors import ConflictError, UnavailableError, is_retryable
 from vfs.tier.journal import ABSENT
 from vfs.types import ObjectInfo
@@ -119,7 +119,7 @@ class Remote:
             await self.target.fs._put_local(path, source, **conditions)
             return None
         done = await self.target.fs._call("put_object", path, source, **conditions)
-        return done.etag if isinstance(done, ObjectInfo) else None
+        return told_etag(done)
 
     async def _put_s3(self, path: str, source: bytes | str, base: str | None) -> str | None:
         condition: dict[str, Any] = {}
@@ -140,7 +140,7 @@ class Remote:
                 message = "another conditional write of the same key is under way"
                 raise UnavailableError(message, path) from error
             raise
-        return str(done["ETag"]).strip('"') if isinstance(done, Mapping) else None
+        return told_etag(done)
 
     async def _compare(self, key: str, base: str) -> None:
         found = await self.head(key)
