@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -22,9 +23,10 @@ import vfs.tier.engine as engine_module
 from vfs.backends.mem import MemFileSystem, _Objects
 from vfs.core.clock import SYSTEM_CLOCK
 from vfs.core.loop import drive
+from vfs.errors import ConfigError
 from vfs.testing.crash import Crash, Simulation, Tally, empty
 from vfs.testing.crashlog import Log, Mark, Recorder
-from vfs.testing.crashmodels import MODELS, DiskModel
+from vfs.testing.crashmodels import MODELS, DiskModel, Kill
 from vfs.tier.catalog import Reservation
 from vfs.tier.filesystem import TierFileSystem
 from vfs.tier.group import Intent
@@ -46,6 +48,9 @@ ENOUGH: Final = 100
 #: What a run's :meth:`Run.apply` goes by.
 RULES: Final = ({"match": "**", "demote": {"age_s": 1}, "promote": "always"},)
 
+#: The models in which what was not synced may be gone.
+POWER_CUTS: Final = tuple(model for model in MODELS if model.new_boot)
+
 #: What somebody else writes while the machine is down.
 NIGHT: Final = b"foreign at night"
 
@@ -55,6 +60,9 @@ LATER: Final = b"later"
 #: Files whose rows are compared, or that recovery does not ask: the heat of objects is a map of
 #: 8 MiB, which only promotions and demotions read, and there are none.
 _TOLD_BY_ROWS: Final = (".vfs/catalog", ".vfs/journal", ".vfs/generations", ".vfs/heat")
+
+#: Calls of a run in which the tier is made, some of which come only once.
+_MAKING: Final = 16
 
 #: Turns of the uploader that send everything a run can leave, and then some.
 _TURNS: Final = 40
@@ -327,13 +335,14 @@ class Reopened:
         self.tier._mover.uploader.start_soon = lambda: None  # type: ignore[method-assign]
         self._known: dict[bytes, Seen] = {}
 
-    def open(self, crash: Crash) -> None:
+    def open(self, crash: Crash) -> dict[int, int]:
         """Lay a crash out and come back after it, all but the opening itself."""
         self.close()
         empty(self.place)
         numbers = crash.lay_out(self.place)
         _tell_inodes(f"{self.place}/.vfs/catalog.sqlite", numbers)
         LoggedCold.restore(crash.log.remotes[crash.image.remote])
+        return numbers
 
     def close(self) -> None:
         self.engine.close()
@@ -379,7 +388,7 @@ class Reopened:
         with booted(f"boot {self.boot + crash.new_boot}"):
             try:
                 self.recover()
-            except OSError as error:
+            except (OSError, ConfigError) as error:
                 return Seen((), (f"cannot be opened: {error}",), (), ())
             foreign = later = ""
             if crash.digest[0] % 4 == 0:
@@ -405,7 +414,7 @@ class Reopened:
         if listed != shown and not foreign:
             faults.append(f"listed {sorted(listed)}, read {sorted(shown)}")
         if later:
-            self._overwrite(later)
+            self.overwrite(later, LATER)
         left = self.send()
         again = dict(self.read())
         if again != {**dict(read), **({later: LATER} if later else {})}:
@@ -415,14 +424,14 @@ class Reopened:
         faults += self._compare(again, dict(cold), {key for key, _ in left})
         return Seen(read, tuple(faults), cold, left, foreign)
 
-    def _overwrite(self, key: str) -> None:
+    def overwrite(self, key: str, value: bytes) -> None:
         """Write an object, as one who writes back does."""
-        store, content = self.engine.owing(), Content(LATER)
-        reservation = self.engine.catalog.reserve(self.engine.hot.owner, key, len(LATER))
+        store, content = self.engine.owing(), Content(value)
+        reservation = self.engine.catalog.reserve(self.engine.hot.owner, key, len(value))
         assert isinstance(reservation, Reservation)
         base = self.tier._mover.back._base(key, self.engine.known_version(key))
         name, digest = store.stage(reservation, content)
-        draft = Draft(key, Kind.PUT, SYSTEM_CLOCK.wall_s(), base, name, len(LATER), digest)
+        draft = Draft(key, Kind.PUT, SYSTEM_CLOCK.wall_s(), base, name, len(value), digest)
         intent = Intent([draft], {key: reservation})
         store.commit([intent])
         assert intent.error is None
@@ -532,6 +541,7 @@ class Truth:
     foreign: dict[str, bytes] = field(default_factory=dict)
     coming: dict[str, bytes] = field(default_factory=dict)
     ever: dict[str, set[bytes | None]] = field(default_factory=dict)
+    unsure: dict[str, set[bytes | None]] = field(default_factory=dict)  # cut by a kill
 
     def note(self, note: Any) -> None:
         match note:
@@ -541,10 +551,8 @@ class Truth:
                     self.ever.setdefault(key, {None}).add(value)
             case ("nothing",):
                 self.begun = ()
-            case ("done",):
-                for group in self.begun:
-                    self.settled.update(group)
-                self.begun = ()
+            case ("done" | "killed" as how,):
+                self._end(acknowledged=how == "done")
             case ("foreign comes", key, value):
                 self.ever.setdefault(key, {None}).add(value)
                 self.coming[key] = value
@@ -552,6 +560,16 @@ class Truth:
                 self.foreign[key] = value
             case ("overtaken", key):
                 self.foreign.pop(key, None)
+
+    def _end(self, *, acknowledged: bool) -> None:
+        """Let what was begun be done, or cut by a kill: done or not, from then on."""
+        for key, value in itertools.chain(*self.begun):
+            if acknowledged:
+                self.settled[key] = value
+                self.unsure.pop(key, None)
+            else:
+                self.unsure[key] = {value, self.settled.get(key)}
+        self.begun = ()
 
     def faults(self, seen: Seen, model: str) -> list[str]:
         may_lose = self.durability == "process" and model != "kill"
@@ -574,11 +592,16 @@ class Truth:
         open_keys = {key for group in self.begun for key, _ in group}
         for key, data in read.items():
             known = {self.settled.get(key), outside.get(key, self.settled.get(key))}
+            known |= self.unsure.get(key, set())
             if key not in open_keys and data not in known:
                 yield f"{key} is not what was acknowledged: {_kind(data)}"
         for group in self.begun:
             new = [read[key] == value for key, value in group]
-            old = [read[key] in {self.settled.get(key), outside.get(key, b"?")} for key, _ in group]
+            old = [
+                read[key]
+                in {self.settled.get(key), outside.get(key, b"?"), *self.unsure.get(key, ())}
+                for key, _ in group
+            ]
             if not (all(new) or all(old)):
                 yield f"a change is half done: {[key for key, _ in group]}"
 
@@ -661,4 +684,47 @@ def simulate_twice(
             reopened.boot = 0
         for name, tally in again.items():
             total.setdefault(f"{name} twice", Tally()).add(tally)
+    return total
+
+
+def record_after_kill(reopened: Reopened, log: Log, moment: int) -> Log:
+    """Kill a run, come back, write every object and send; return the log of all of it.
+
+    What the dead process had not synced is on the disk no more for that.
+    """
+    kill = Simulation(log, [Kill], reopened.look, limit=1, start=moment)
+    crash = next(crash for crash in kill.crashes(Kill, Truth()) if crash.moment == moment)
+    recorder = Recorder(reopened.place)
+    recorder.go_on(log, moment, reopened.open(crash))
+    LoggedCold.recorder = recorder
+    run = Run(reopened.tier, recorder, random.Random())
+    try:
+        with booted(f"boot {reopened.boot}"), recorder.recording():
+            recorder.mark(("killed",))
+            reopened.recover()
+            for key in KEYS:
+                value = f"after the kill: {key}".encode()
+                run.change(partial(reopened.overwrite, key, value), {key: value})
+            reopened.send()
+    finally:
+        LoggedCold.recorder = None
+    return recorder.log
+
+
+def simulate_after_kill(
+    log: Log, reopened: Reopened, count: int, seed: int, *, enough: int = ENOUGH
+) -> dict[str, Tally]:
+    """Cut the power of those who came back after a kill, for some kills of a run."""
+    total: dict[str, Tally] = {}
+    choose = random.Random(f"killed/{seed}")
+    for _ in range(count):
+        most = choose.choice([_MAKING, len(log.ops) + 1])
+        moment = choose.randrange(min(most, len(log.ops) + 1))
+        longer = record_after_kill(reopened, log, moment)
+        reopened._known.clear()
+        simulation = Simulation(
+            longer, POWER_CUTS, reopened.look, limit=8, seed=seed, enough=enough, start=moment
+        )
+        for name, tally in simulation.run(Truth).items():
+            total.setdefault(f"{name} after a kill", Tally()).add(tally)
     return total

@@ -192,3 +192,41 @@ def test_images_are_laid_out_with_their_links(tmp_path: Path) -> None:
     facts = (place / "f").stat()
     assert facts.st_ino == (place / "g").stat().st_ino
     assert numbers == {(tmp_path / "top/f").stat().st_ino: facts.st_ino}
+
+
+@pytest.mark.parametrize("careful", [False, True])
+def test_power_cut_takes_what_a_killed_process_had_not_synced(
+    tmp_path: Path, *, careful: bool
+) -> None:
+    """A directory that the dead had made, and that who comes back relies on."""
+    log = log_of(tmp_path, lambda top: os.mkdir(f"{top}/d"))
+    killed = len(log.ops) - 1  # before it could say that it was done
+    kill = Simulation(log, [Kill], lambda _: b"", start=killed).crashes(Kill, Truth())
+    again = tmp_path / "again"
+    again.mkdir()
+    numbers = next(kill).lay_out(str(again))
+    recorder = Recorder(str(again))
+    recorder.go_on(log, killed, numbers)
+    with recorder.recording():
+        if careful:
+            sync_directory(str(again))
+        write(f"{again}/t", NEW, sync=True)
+        os.rename(f"{again}/t", f"{again}/d/f")
+        sync_directory(f"{again}/d")
+        recorder.mark("done")
+    longer = recorder.log
+    assert longer.ops[:killed] == log.ops[:killed]
+    assert longer.later_numbers == {1: (again / "f").stat().st_ino}
+    place = tmp_path / "place"
+    place.mkdir()
+
+    def read(crash: Crash) -> bytes:
+        empty(str(place))
+        crash.lay_out(str(place))
+        path = place / "d/f"
+        return (path if path.exists() else place / "f").read_bytes()
+
+    found = Simulation(longer, MODELS, read, start=killed).run(Truth)
+    faults = {name: {text[-4:] for text in tally.described} for name, tally in found.items()}
+    assert faults == {"kill": set(), "ext4": set(), "weak": set() if careful else {"lost"}}
+    assert min(tally.states for tally in found.values()) > 0

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sqlite3
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from tier_power_tools import (
     record,
     scenario,
     simulate,
+    simulate_after_kill,
     simulate_twice,
 )
 from tier_tools import forget, open_tier, staged_files
 
+import vfs.tier.claim as claim_module
 import vfs.tier.dirty as dirty_module
 import vfs.tier.engine as engine_module
 import vfs.tier.hot as hot_module
@@ -58,7 +61,10 @@ MUTANT_RUNS = 80
 def explore(
     place: Path, seed: int, durability: str, *, twice: int = 2, enough: int = ENOUGH
 ) -> Tally:
-    """Record a run, and recover from every crash of it, and from some crashes of recoveries."""
+    """Record a run, and recover from every crash of it.
+
+    And from some crashes of recoveries, and from power cuts after some kills.
+    """
     log = record(place / f"run-{seed}", lambda run: scenario(run, seed), seed, durability)
     # Reopened with the stronger promise: what a power cut has spared is not trusted more for it.
     reopened = Reopened(place / "again")
@@ -69,6 +75,9 @@ def explore(
             total.add(tally)
         for tally in simulate_twice(log, reopened, durability, twice, seed).values():
             total.add(tally)
+        if durability == "power":
+            for tally in simulate_after_kill(log, reopened, twice, seed).values():
+                total.add(tally)
     finally:
         reopened.close()
         forget()
@@ -233,6 +242,29 @@ def test_without_any_step_a_crash_does_harm(
         except IntegrityError:
             return  # bytes are lost without any crash
     pytest.fail(f"nobody would notice if nobody did: {step}")
+
+
+@pytest.mark.crash
+@pytest.mark.mutant
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "where,name", [(HotStore, "_sync_left_over"), (claim_module, "_sync_names")]
+)
+def test_without_a_step_for_the_dead_a_power_cut_does_harm(
+    fast_place: Path, monkeypatch: pytest.MonkeyPatch, where: Any, name: str
+) -> None:
+    monkeypatch.setattr(where, name, nothing)
+    reopened = Reopened(fast_place / "again")
+    try:
+        for seed in range(MUTANT_RUNS):
+            log = record(fast_place / f"run-{seed}", partial(scenario, seed=seed), seed)
+            tallies = simulate_after_kill(log, reopened, 4, seed, enough=1)
+            if any(tally.failures for tally in tallies.values()):
+                return
+    finally:
+        reopened.close()
+        forget()
+    pytest.fail(f"nobody would notice without {name}")
 
 
 @pytest.mark.crash

@@ -124,7 +124,10 @@ def lay_out(image: Image, blobs: Blobs, log: Log, place: str) -> dict[int, int]:
         fd = os.open(there, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             os.write(fd, blobs[blob])
-            numbers[log.numbers[inode]] = os.fstat(fd).st_ino
+            now = os.fstat(fd).st_ino
+            for known in (log.numbers, log.later_numbers):
+                if inode in known:
+                    numbers[known[inode]] = now
         finally:
             os.close(fd)
     return numbers
@@ -160,6 +163,8 @@ class Simulation(Generic[T]):
         Of the choice where there are more.
     enough : int, optional
         Failures after which a model is left.
+    start : int
+        No crash is made before so many calls.
     """
 
     def __init__(
@@ -171,8 +176,10 @@ class Simulation(Generic[T]):
         limit: int = 64,
         seed: int = 0,
         enough: int | None = None,
+        start: int = 0,
     ) -> None:
         self.log = log
+        self.start = start
         self.models = models
         self.limit = limit
         self.enough = enough
@@ -188,7 +195,8 @@ class Simulation(Generic[T]):
         for moment in range(len(ops) + 1):
             here: set[bytes] = set()
             coming = ops[moment] if moment < len(ops) else None
-            for image in disk.images(coming, self.limit):
+            images = disk.images(coming, self.limit) if moment >= self.start else ()
+            for image in images:
                 # Version 2 of marshal writes equal values as equal bytes.
                 digest = xxhash.xxh3_128_digest(marshal.dumps(tuple(image), 2))
                 if digest not in here:

@@ -14,7 +14,7 @@ import contextlib
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -91,6 +91,8 @@ class Log:
         Contents of each database after each commit; number 0 is the one at the start.
     numbers : dict[int, int]
         The kernel's inode numbers.
+    later_numbers : dict[int, int]
+        Those of the files with which a run went on after a kill; see :meth:`Recorder.go_on`.
     remotes : list
         States of what is beyond the disk.
     """
@@ -101,7 +103,26 @@ class Log:
     directories: set[int] = field(default_factory=lambda: {ROOT})
     databases: dict[int, list[bytes]] = field(default_factory=dict)
     numbers: dict[int, int] = field(default_factory=dict)
+    later_numbers: dict[int, int] = field(default_factory=dict)
     remotes: list[Any] = field(default_factory=list)
+
+    def cut(self, moment: int) -> Log:
+        """Return a log of its own of the first so many calls."""
+        ops = self.ops[:moment]
+        versions = {op.inode: op.version for op in ops if isinstance(op, Commit)}
+        databases = {
+            inode: found[: versions.get(inode, 0) + 1] for inode, found in self.databases.items()
+        }
+        return Log(
+            ops,
+            dict(self.entries),
+            dict(self.contents),
+            set(self.directories),
+            databases,
+            dict(self.numbers),
+            dict(self.later_numbers),
+            list(self.remotes),
+        )
 
 
 class Recorder:
@@ -141,7 +162,7 @@ class Recorder:
         self._now: dict[tuple[int, str], int] = {}
         self._files: dict[int, int] = {}  # inode by descriptor
         self._next = ROOT + 1
-        self._on = False
+        self._on = self._goes_on = False
         self._real: dict[str, Any] = {}
 
     # ---------------------------------------------------------------- use
@@ -149,7 +170,7 @@ class Recorder:
     @contextlib.contextmanager
     def recording(self) -> Iterator[Log]:
         """Record for the length of a block; what is there at its start is the log's start."""
-        if os.path.isdir(self.root):
+        if os.path.isdir(self.root) and not self._goes_on:
             self._look(self.root, ROOT)
             self.log.entries = dict(self._now)
         fakes = {name[1:]: getattr(self, name) for name in _WRAPPED}
@@ -173,6 +194,32 @@ class Recorder:
             sqlite3.connect = connect
             for name, real in self._real.items():
                 setattr(os, name, real)
+
+    def go_on(self, log: Log, moment: int, numbers: Mapping[int, int]) -> None:
+        """Add to a log that a kill has cut after so many calls; to be called before recording.
+
+        A kill leaves every call as it was made, and what was not synced then still is not: a
+        power cut later, which this log can tell, may take it from the process that has come back.
+
+        Parameters
+        ----------
+        log : Log
+            Of the run that was killed.
+        moment : int
+            When.
+        numbers : dict[int, int]
+            What :func:`~vfs.testing.crash.lay_out` returned when it made the files in the root.
+        """
+        self.log = log.cut(moment)
+        self.log.later_numbers = {
+            inode: numbers[real] for inode, real in log.numbers.items() if real in numbers
+        }
+        self._now = dict(log.entries)
+        for op in self.log.ops:
+            if isinstance(op, Entries):
+                self._apply(op.changes)
+        self._next = max(log.numbers, default=ROOT) + 1
+        self._goes_on = True
 
     def mark(self, note: Any) -> None:
         """Put a note of the program into the log."""
@@ -238,12 +285,15 @@ class Recorder:
         return None if place is None else self._now.get(place)
 
     def _change(self, *changes: tuple[int, str, int | None]) -> None:
+        self._apply(changes)
+        self.log.ops.append(Entries(changes))
+
+    def _apply(self, changes: Iterable[tuple[int, str, int | None]]) -> None:
         for directory, name, inode in changes:
             if inode is None:
                 self._now.pop((directory, name), None)
             else:
                 self._now[directory, name] = inode
-        self.log.ops.append(Entries(changes))
 
     def _appear(self, place: tuple[int, str], path: Any) -> int:
         inode = self._new(os.stat(path).st_ino)

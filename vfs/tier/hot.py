@@ -216,7 +216,9 @@ class HotStore:
             return
         note = os.open(self._unsynced, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            write_all(note, b"".join(os.fsencode(path) + b"\0" for path in directories))
+            # Within the hot directory, which may be found under another name.
+            names = (os.path.relpath(path, self.root) for path in directories)
+            write_all(note, b"".join(os.fsencode(name) + b"\0" for name in names))
         finally:
             os.close(note)
         make_all_directories(directories, durability)
@@ -230,12 +232,10 @@ class HotStore:
                 left = file.read().split(b"\0")
         except FileNotFoundError:
             return
-        parents = set()
-        for path in left:
-            directory = os.fsdecode(path)
-            while directory.startswith(f"{self.root}/"):
-                directory = os.path.dirname(directory)
-                parents.add(directory)
+        parents = {self.root}
+        for name in left:
+            while name := os.path.dirname(name):
+                parents.add(os.path.join(self.root, os.fsdecode(name)))
         for parent in sorted(parents):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 fsync_directory(parent)
