@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import multiprocessing
 import os
 import pickle
 import socket
@@ -232,14 +233,33 @@ def test_plain_secret_elsewhere_is_a_named_error(
         del plain["s3"][other]
     fs, path = url_to_fs("tier::s3://bucket/key", **plain)
     store = FsspecStore.from_url("tier::s3://bucket/key", storage_options=plain)
-    for sent in (fs, fs.get_mapper(path), OpenFile(fs, path), store):
+    for sent, use in (
+        (fs, "load().info('bucket/key')"),
+        (fs, "fs = pickle.loads(pickle.dumps(load())); print(repr(fs)); fs.protocol"),
+        (fs, "import asyncio; asyncio.run(load()._cat_file('bucket/key'))"),
+        (fs.get_mapper(path), "load()['x']"),
+        (OpenFile(fs, path), "load().open()"),
+        (store, "import zarr; zarr.open_array(load(), mode='r')"),
+    ):
         run = fresh("load()", dumps(sent))
+        assert run.returncode == 0, run.stderr
+        run = fresh(use, dumps(sent))
         assert run.returncode == 1
         last = run.stderr.decode().strip().splitlines()[-1]
         assert last.startswith("vfs.errors.ConfigError")
         assert repr(name) in last
         assert "env" in last
         assert_no_secret(run.stdout, run.stderr)
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_pool_of_processes_without_the_secret_says_so(plain: dict[str, Any], method: str) -> None:
+    """A task that cannot be unpickled is lost, and waited for for ever."""
+    fs, path = url_to_fs("tier::s3://bucket/key", **plain)
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        waiting = pool.map_async(fs.cat_file, [path])
+        with pytest.raises(ConfigError, match="plain text in another process"):
+            waiting.get(timeout=60)
 
 
 @pytest.mark.server
@@ -279,7 +299,7 @@ def test_reference_that_is_not_there(
     del plain["s3"]["token"]
     sent = dumps(url_to_fs("tier::s3://bucket/key", **plain)[0])
     monkeypatch.delenv("ONLY_HERE")
-    run = fresh("load()", sent)
+    run = fresh("load().ls('bucket')", sent)
     assert run.returncode == 1
     assert b"ConfigError" in run.stderr
     assert b"ONLY_HERE" in run.stderr

@@ -8,25 +8,69 @@ from __future__ import annotations
 
 import hashlib
 import html
+import inspect
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from vfs.config.secrets import redact, seal, unseal
 from vfs.core.loop import io_loop
 from vfs.core.storename import protocols_of
+from vfs.errors import ConfigError
 
-__all__ = ["Identity", "rebuild"]
+__all__ = ["Identity", "Unopened", "rebuild"]
 
 
 def rebuild(cls: type[Any], args: Any, options: Any) -> Any:
     """Make an instance again from its sealed arguments; what pickles and copies call.
 
-    Raises
-    ------
-    ConfigError
-        A secret that was given as plain text in another process.
+    Returns
+    -------
+    AbstractFileSystem or Unopened
+        The latter where it cannot be made here, as for want of a secret that was given as plain
+        text in another process.
     """
-    return cls(*unseal(args), **unseal(options))
+    try:
+        return cls(*unseal(args), **unseal(options))
+    except ConfigError as error:
+        return Unopened(cls, args, options, error)
+
+
+class Unopened:
+    """Stands for an instance that could not be made in this process: every use of it says why.
+
+    Raised while a task is unpickled the error would reach nobody: the worker of a
+    ``multiprocessing.Pool`` dies of it, and so does the next that takes its place, for ever.
+
+    Parameters
+    ----------
+    cls, args, options
+        What :func:`rebuild` was given, and hands on to processes that may know more.
+    error : ConfigError
+        Why not.
+    """
+
+    def __init__(self, cls: type[Any], args: Any, options: Any, error: ConfigError) -> None:
+        self._made_of = (cls, args, options)
+        self._why = str(error)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        found = inspect.getattr_static(self._made_of[0], name, None)
+        if isinstance(found, classmethod | staticmethod):
+            return getattr(self._made_of[0], name)  # of names alone
+        if callable(found):
+            return self._refuse
+        raise ConfigError(self._why)
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise ConfigError(self._why)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuild, self._made_of
+
+    def __repr__(self) -> str:
+        return f"<{self._made_of[0].__name__} that cannot be opened here: {self._why}>"
 
 
 class Identity:
