@@ -462,6 +462,10 @@ class VirtualFileSystem(Identity, RangeReads, abstract=True):
 
     # ---------------------------------------------------------------- sync twins
 
+    def pipe_file(self, path: str, value: Any, **kwargs: Any) -> None:
+        """Blocking form of ``_pipe_file``; returns nothing, as everywhere in fsspec."""
+        self._pipe_file_now(path, value, **kwargs)
+
     cat_ranges = sync_twin("_cat_ranges")
     checksum = sync_twin("_checksum")
     cp_file = sync_twin("_cp_file")
@@ -474,7 +478,7 @@ class VirtualFileSystem(Identity, RangeReads, abstract=True):
     mkdir = sync_twin("_mkdir")
     modified = sync_twin("_modified")
     mv_file = sync_twin("_mv_file")
-    pipe_file = sync_twin("_pipe_file")
+    _pipe_file_now = sync_twin("_pipe_file")
     put_file = sync_twin("_put_file")
     rm_file = sync_twin("_rm_file")
     rmdir = sync_twin("_rmdir")
