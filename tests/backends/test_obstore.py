@@ -144,8 +144,8 @@ def test_read_parquet_asks_no_more_than_this(fs: S3FileSystem, s3: S3Server, buc
     fs.pipe_file(f"{bucket}/t.parquet", table.to_parquet())
     s3.reset()
     assert pd.read_parquet(f"{bucket}/t.parquet", filesystem=fs).equals(table)
-    # pyarrow asks three times whether it is a file, and opens it twice.
-    assert asked(s3).count("HEAD") <= 3
+    # pyarrow asks three times whether it is a file (4 in version 22), and opens it twice.
+    assert asked(s3).count("HEAD") <= 4
     assert asked(s3).count("GET") == 2, "a small table comes with its end"
 
 
