@@ -340,6 +340,29 @@ def test_directory_left_by_a_killed_process_is_synced(
     assert ("fsync", hot) not in calls[first:], "once is enough"
 
 
+def test_directory_made_by_recovery_is_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut that has spared the bytes, and not the directory they had moved into."""
+    options = {"write": "back", "max_bytes": 60_000, "quiet_s": 1e9}
+    hot = tmp_path / "hot"
+    with booted("before"):
+        tier = open_tier(tmp_path, durability="process", **options)
+        tier._mover.uploader.rest()
+        tier.pipe_file("d/k", b"spared")
+        change = tier._engine.owing().journal.get("d/k")
+        assert change is not None
+        forget()
+    os.rename(hot / "d/k", hot / ".vfs/tmp" / change.staged)
+    (hot / "d").rmdir()
+    (hot / ".vfs/unsynced").unlink()
+    with booted("after"), recorded(monkeypatch) as calls:
+        again = open_tier(tmp_path, **options)
+        assert again.cat_file("d/k") == b"spared"
+        again.pipe_file("d/j", b"relied on")
+    assert ("fsync", str(hot)) in calls[: calls.index(("rename", f"{hot}/d/j"))]
+
+
 @pytest.mark.parametrize("made", ["above", "above/hot", "above/hot/.vfs"])
 def test_hot_directory_left_by_a_killed_process_is_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str

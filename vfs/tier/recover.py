@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from vfs.core.durable import make_directories, unlink_if_there
+from vfs.core.durable import unlink_if_there
 from vfs.observe import logger
 from vfs.tier.catalog import Row
 from vfs.tier.dirty import DirtyStore, digest_of
@@ -64,7 +64,7 @@ def _distrust(engine: TierEngine, store: DirtyStore, boot: str) -> list[Change]:
                 continue
             if os.path.exists(staged):
                 # What it was to replace is of no row any more. In its place it can be put aside.
-                make_directories(os.path.dirname(path), "process")
+                engine.hot.make_places([path], store.durability)
                 os.replace(staged, path)
             if _is_intact(path, change):
                 intact.add(change.key)
