@@ -214,7 +214,7 @@ class HotStore:
             self._sync_left_over()
         if all(map(os.path.isdir, directories)):
             return
-        note = os.open(self._unsynced, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        note = os.open(self._unsynced, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             # Within the hot directory, which may be found under another name.
             names = (os.path.relpath(path, self.root) for path in directories)
