@@ -340,6 +340,19 @@ def test_directory_left_by_a_killed_process_is_synced(
     assert ("fsync", hot) not in calls[first:], "once is enough"
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("torn", [b"", bytes(9), b"\0\0/e\0", b"/", b"//x/y\0/\0", b"d/\xff/e"])
+def test_torn_note_of_directories_does_no_harm(tmp_path: Path, torn: bytes) -> None:
+    options = {"write": "back", "max_bytes": 60_000, "quiet_s": 1e9}
+    open_tier(tmp_path, **options).pipe_file("d/e/k", b"new")
+    (tmp_path / "hot/.vfs/unsynced").write_bytes(torn)
+    forget()
+    again = open_tier(tmp_path, **options)
+    again.pipe_file("d/e/j", b"newer")
+    assert (again.cat_file("d/e/k"), again.cat_file("d/e/j")) == (b"new", b"newer")
+    assert not (tmp_path / "hot/.vfs/unsynced").exists()
+
+
 def test_directory_made_by_recovery_is_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

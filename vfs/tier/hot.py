@@ -234,8 +234,11 @@ class HotStore:
             return
         parents = {self.root}
         for name in left:
-            while name := os.path.dirname(name):
-                parents.add(os.path.join(self.root, os.fsdecode(name)))
+            # Not as it is: of a note that a power cut has torn the name may begin anywhere.
+            parent = os.path.dirname(name.strip(b"/"))
+            while parent:
+                parents.add(os.path.join(self.root, os.fsdecode(parent)))
+                parent = os.path.dirname(parent)
         for parent in sorted(parents):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 fsync_directory(parent)
