@@ -235,10 +235,10 @@ class HotStore:
         parents = {self.root}
         for name in left:
             # Not as it is: of a note that a power cut has torn the name may begin anywhere.
-            parent = os.path.dirname(name.strip(b"/"))
-            while parent:
-                parents.add(os.path.join(self.root, os.fsdecode(parent)))
-                parent = os.path.dirname(parent)
+            above = os.path.dirname(os.fsdecode(name).strip("/"))
+            while above:
+                parents.add(os.path.join(self.root, above))
+                above = os.path.dirname(above)
         for parent in sorted(parents):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 fsync_directory(parent)
