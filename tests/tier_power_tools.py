@@ -693,7 +693,7 @@ def record_after_kill(reopened: Reopened, log: Log, moment: int) -> Log:
     What the dead process had not synced is on the disk no more for that.
     """
     kill = Simulation(log, [Kill], reopened.look, limit=1, start=moment)
-    crash = next(crash for crash in kill.crashes(Kill, Truth()) if crash.moment == moment)
+    crash = next(kill.crashes(Kill, Truth()))
     recorder = Recorder(reopened.place)
     recorder.go_on(log, moment, reopened.open(crash))
     LoggedCold.recorder = recorder
