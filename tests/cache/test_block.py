@@ -67,7 +67,16 @@ class Shelf:
         given_: dict[str, Any] = {"verify": "always", "may_block": True, "verified": {}, **options}
         name = given_.pop("name", NAME)
         end = length if high is None else high
-        return read_block(self.fd, name, length, low, end, **given_)
+        # Both ways that a reader may ask: the answers, and what is verified by them, are the same.
+        room = memoryview(bytearray(b"?") * (end - low))
+        into = {**given_, "verified": dict(given_["verified"]), "counts": False}
+        filled = read_block(self.fd, name, length, low, end, **into, into=room)
+        found = read_block(self.fd, name, length, low, end, **given_)
+        assert not isinstance(found, memoryview)
+        assert into["verified"] == given_["verified"]
+        if filled is not WAIT_FOR_DISK and found is not WAIT_FOR_DISK:
+            assert (bytes(room) if filled is room else filled) == found
+        return found
 
 
 @pytest.fixture

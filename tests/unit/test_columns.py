@@ -284,12 +284,22 @@ def test_reader_that_goes_on_skipping_groups_is_left_alone(far: Far) -> None:
     assert len(chunk_reads(far)) <= len(chosen) + 8
 
 
+def test_giving_up_beside_a_read_of_what_came_ahead_is_no_error(far: Far) -> None:
+    far.set("d/t", packed(table_of(groups=60)))
+    groups = chunks_of(far.values["d/t"])
+    far.readahead_bytes = 2 * (groups[0][1][1] - groups[0][1][0]) + 1000  # eight chunks in all
+    # Four ahead of the first, four ahead of the second; the third is one of those, and finds that
+    # nobody came for the others.
+    take_column(far, [groups[0], groups[20], groups[21]])
+    assert chunk_reads(far).count(groups[21][1]) == 1
+
+
 def test_room_of_what_was_taken_is_used_again(far: Far, monkeypatch: pytest.MonkeyPatch) -> None:
     far.readahead_bytes = 20_000  # two chunks of 32 KB in all
     taken = []
     take = ColumnsAhead.take
 
-    def spied(self: ColumnsAhead, start: int, end: int) -> bytes | None:
+    def spied(self: ColumnsAhead, start: int, end: int) -> bytes | memoryview | None:
         data = take(self, start, end)
         taken.append(data is not None)
         return data

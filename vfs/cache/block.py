@@ -17,20 +17,26 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Callable
 from hashlib import blake2b
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import xxhash
 
 from vfs.core.clock import SYSTEM_CLOCK
-from vfs.core.localread import WAIT_FOR_DISK, WaitForDisk, read_cached, read_range
+from vfs.core.localread import (
+    WAIT_FOR_DISK,
+    WaitForDisk,
+    fill_range,
+    read_cached,
+    read_range,
+)
 
 __all__ = [
     "DAMAGED",
     "MAX_HITS",
     "PAGE_BYTES",
     "DamagedBlock",
+    "Payload",
     "Verify",
     "access_time_ns",
     "block_name",
@@ -47,6 +53,9 @@ __all__ = [
 #: How much of a block is checked when a read touches it: ``always`` the touched pages at every
 #: read, ``once`` the whole block at its first read in a process, ``never`` only length and footer.
 Verify: TypeAlias = Literal["always", "once", "never"]
+
+#: What a read gives: bytes of its own, or the part of the reader's buffer that it filled.
+Payload: TypeAlias = bytes | memoryview
 
 #: A read of one byte has to read and hash a page. 64 KiB costs 4 µs of copying and 0.6 of xxh3.
 PAGE_BYTES: Final = 64 << 10
@@ -218,7 +227,8 @@ def read_block(
     may_block: bool,
     verified: dict[str, int],
     counts: bool = True,
-) -> bytes | WaitForDisk | DamagedBlock | None:
+    into: memoryview | None = None,
+) -> Payload | WaitForDisk | DamagedBlock | None:
     """Return ``[low, high)`` of a block's payload, checked.
 
     Parameters
@@ -239,11 +249,14 @@ def read_block(
         Blocks this process has verified as a whole, with their inode; for ``once``.
     counts : bool
         Whether this is a use of the block, as a verification is not.
+    into : memoryview, optional
+        Where the bytes go, of their length. What it holds is undefined unless it is returned.
 
     Returns
     -------
-    bytes, WAIT_FOR_DISK, DAMAGED or None
-        The bytes; that they are here; that what is here is wrong; or that there is no block.
+    bytes or memoryview, WAIT_FOR_DISK, DAMAGED or None
+        The bytes, or ``into`` that holds them; that they are here; that what is here is wrong; or
+        that there is no block.
 
     Notes
     -----
@@ -259,9 +272,9 @@ def read_block(
         facts = os.fstat(fd)
         if facts.st_size != file_bytes(payload_bytes) or not stat.S_ISREG(facts.st_mode):
             return DAMAGED
-        read = read_range if may_block else read_cached
-        data = _checked(fd, facts.st_ino, name, payload_bytes, low, high, verify, read, verified)
-        if isinstance(data, bytes):
+        source = _Source(fd, low, high, into, may_block)
+        data = _checked(source, facts.st_ino, name, payload_bytes, verify, verified)
+        if isinstance(data, bytes | memoryview):
             if len(data) != high - low:
                 return DAMAGED  # cut off this very moment
             if counts:
@@ -273,43 +286,94 @@ def read_block(
         os.close(fd)
 
 
-_Reader: TypeAlias = Callable[[int, int, int], bytes | WaitForDisk]
+class _Source(NamedTuple):
+    """An open block file, what is wanted of it, and where that goes."""
+
+    fd: int
+    low: int
+    high: int
+    into: memoryview | None
+    may_block: bool
+
+    def read(self, low: int, high: int) -> bytes | WaitForDisk:
+        """Return bytes of the file."""
+        read = read_range if self.may_block else read_cached
+        return read(self.fd, low, high)
+
+    def wanted(self) -> Payload | WaitForDisk:
+        """Return what is wanted, unchecked."""
+        if self.into is None:
+            return self.read(self.low, self.high)
+        got = fill_range(self.fd, [self.into], self.low, may_block=self.may_block)
+        return WAIT_FOR_DISK if isinstance(got, WaitForDisk) else self.into[:got]
+
+    def give(self, data: bytes, first: int) -> Payload:
+        """Return what is wanted, from bytes of the file that begin at ``first``."""
+        data = data[self.low - first : self.high - first]
+        if self.into is None:
+            return data
+        self.into[:] = data
+        return self.into
 
 
 def _checked(
-    fd: int,
+    source: _Source,
     inode: int,
     name: str,
     payload_bytes: int,
-    low: int,
-    high: int,
     verify: Verify,
-    read: _Reader,
     verified: dict[str, int],
-) -> bytes | WaitForDisk | DamagedBlock:
+) -> Payload | WaitForDisk | DamagedBlock:
     if verify == "once" and verified.get(name) == inode:
-        return read(fd, low, high)
-    tail = read(fd, payload_bytes, payload_bytes + _tail_bytes(payload_bytes))
+        return source.wanted()
+    tail = source.read(payload_bytes, payload_bytes + _tail_bytes(payload_bytes))
     if not isinstance(tail, bytes):
         return WAIT_FOR_DISK
     sums = _sums_of(tail, name, payload_bytes)
     if sums is None:
         return DAMAGED
     if verify == "never":
-        return read(fd, low, high)
+        return source.wanted()
+    first, last = 0, payload_bytes
     if verify == "always":
-        first = low // PAGE_BYTES * PAGE_BYTES
-        last = min(-(-high // PAGE_BYTES) * PAGE_BYTES, payload_bytes)
-    else:
-        first, last = 0, payload_bytes
-    data = read(fd, first, last)
+        first = source.low // PAGE_BYTES * PAGE_BYTES
+        last = min(-(-source.high // PAGE_BYTES) * PAGE_BYTES, payload_bytes)
+        if source.into is not None:
+            return _fill_checked(source, source.into, first, last, sums[first // PAGE_BYTES :])
+    data = source.read(first, last)
     if not isinstance(data, bytes):
         return WAIT_FOR_DISK
     if len(data) != last - first or not _pages_right(data, sums[first // PAGE_BYTES :]):
         return DAMAGED
     if verify == "once":
         verified[name] = inode
-    return data if (first, last) == (low, high) else data[low - first : high - first]
+    return source.give(data, first)
+
+
+def _fill_checked(
+    source: _Source, into: memoryview, first: int, last: int, sums: tuple[int, ...]
+) -> Payload | WaitForDisk | DamagedBlock:
+    """Read whole pages, what is wanted of them straight to where it goes, and check them."""
+    low, high = source.low, source.high
+    before, after = memoryview(bytearray(low - first)), memoryview(bytearray(last - high))
+    got = fill_range(source.fd, [before, into, after], first, may_block=source.may_block)
+    if isinstance(got, WaitForDisk):
+        return WAIT_FOR_DISK
+    if got != last - first:
+        return DAMAGED
+    for start, expected in zip(range(first, last, PAGE_BYTES), sums, strict=False):
+        stop = min(start + PAGE_BYTES, last)
+        page = into[max(start - low, 0) : max(stop - low, 0)]
+        if start >= low and stop <= high:
+            digest = xxhash.xxh3_64_intdigest(page)
+        else:  # the first or the last page, a part of which is not wanted
+            parts = xxhash.xxh3_64(before if start < low else b"")
+            parts.update(page)
+            parts.update(after if stop > high else b"")
+            digest = parts.intdigest()
+        if digest != expected:
+            return DAMAGED
+    return into
 
 
 def _pages_right(data: bytes, sums: tuple[int, ...]) -> bool:

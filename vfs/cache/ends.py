@@ -17,8 +17,8 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from vfs.cache.block import PAGE_BYTES, Verify, block_path, payload_of
-from vfs.core.localread import WAIT_FOR_DISK, WaitForDisk
+from vfs.cache.block import PAGE_BYTES, Payload, Verify, block_path, payload_of
+from vfs.core.localread import WaitForDisk
 from vfs.core.loop import run_in_thread
 
 if TYPE_CHECKING:
@@ -154,33 +154,67 @@ def read_any(
     verify: Verify,
     *,
     may_block: bool,
-) -> bytes | WaitForDisk | None:
+    into: memoryview | None = None,
+) -> Payload | WaitForDisk | None:
     """Return bytes of a block, whichever files hold them, or None if they have to be fetched.
 
     Notes
     -----
     Cost: that of :meth:`CacheEngine.read`; where the whole block is not here, one look for each
-    of its two ends, and the reading of those that are there.
+    of its two ends, and the reading of those that are there. The end that gave all that was
+    wanted of a block is tried first the next time.
     """
-    length = version.length(number)
-    data = engine.read(version.name(number), length, low, high, verify, may_block=may_block)
+    known = version.found_as.get(number)
+    if known is not None:
+        data = _read_ends(
+            engine, version, number, low, high, verify, (known,), may_block=may_block, into=into
+        )
+        if data is not None:
+            return data
+    length, name = version.length(number), version.name(number)
+    data = engine.read(name, length, low, high, verify, may_block=may_block, into=into)
     if data is not None:
         return data
-    found: list[bytes] = []
-    for kind in (HEAD, TAIL):
+    return _read_ends(
+        engine, version, number, low, high, verify, (HEAD, TAIL), may_block=may_block, into=into
+    )
+
+
+def _read_ends(
+    engine: CacheEngine,
+    version: Version,
+    number: int,
+    low: int,
+    high: int,
+    verify: Verify,
+    kinds: tuple[str, ...],
+    *,
+    may_block: bool,
+    into: memoryview | None,
+) -> Payload | WaitForDisk | None:
+    length, position = version.length(number), low
+    found: list[Payload] = []
+    for kind in kinds:
         name = version.name(number, kind)
         held = _kept(engine, name, length)
         first = 0 if kind == HEAD else length - held
-        if not first <= low < first + held:
+        if not first <= position < first + held:
             continue
         stop = min(high, first + held)
-        data = engine.read(name, held, low - first, stop - first, verify, may_block=may_block)
-        if not isinstance(data, bytes):
+        room = None if into is None else into[position - low : stop - low]
+        data = engine.read(
+            name, held, position - first, stop - first, verify, may_block=may_block, into=room
+        )
+        if data is None or isinstance(data, WaitForDisk):
             return data
         found.append(data)
         if stop == high:
-            return found[0] if len(found) == 1 else b"".join(found)
-        low = stop
+            if len(found) == 1:
+                version.remember_end(number, kind)
+            if into is not None:
+                return into
+            return data if len(found) == 1 else b"".join(found)
+        position = stop
     return None
 
 
@@ -189,7 +223,7 @@ async def read_any_soon(
 ) -> bytes | None:
     """Do :func:`read_any` without holding the loop up."""
     data = read_any(engine, version, number, low, high, verify, may_block=False)
-    if data is WAIT_FOR_DISK:
+    if isinstance(data, WaitForDisk):
         data = await run_in_thread(
             read_any, engine, version, number, low, high, verify, may_block=True
         )

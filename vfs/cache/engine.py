@@ -15,7 +15,8 @@ from collections import Counter, deque
 from typing import Any, Final
 
 from vfs.cache.block import (
-    DAMAGED,
+    DamagedBlock,
+    Payload,
     Verify,
     access_time_ns,
     block_path,
@@ -300,8 +301,9 @@ class CacheEngine(Engine):
         *,
         may_block: bool,
         counts: bool = True,
-    ) -> bytes | WaitForDisk | None:
-        """Return bytes of a block, or None if it has to be fetched."""
+        into: memoryview | None = None,
+    ) -> Payload | WaitForDisk | None:
+        """Return bytes of a block, or None if it has to be fetched; see ``read_block``."""
         if self.unclean and verify == "never":
             verify = "once"  # nothing was fsynced before the machine went down
         data = read_block(
@@ -314,8 +316,9 @@ class CacheEngine(Engine):
             may_block=may_block,
             verified=self.verified,
             counts=counts,
+            into=into,
         )
-        if data is DAMAGED:
+        if isinstance(data, DamagedBlock):
             self.discard(name, payload_bytes)
             return None
         if len(self.verified) > _VERIFIED_KEPT:

@@ -68,7 +68,7 @@ class Version:
         False where it cannot be told from the next version.
     """
 
-    __slots__ = ("_names", "digest", "facts", "grain_bytes", "keep", "key")
+    __slots__ = ("_names", "digest", "facts", "found_as", "grain_bytes", "keep", "key")
 
     def __init__(
         self, key: str, digest: bytes, facts: Facts, grain_bytes: int, *, keep: bool
@@ -78,19 +78,23 @@ class Version:
         self.facts = facts
         self.grain_bytes = grain_bytes
         self.keep = keep
-        self._names: dict[int, str] = {}
+        self._names: dict[tuple[int, str], str] = {}
+        #: Blocks whose one end gave what was wanted of them, and which.
+        self.found_as: dict[int, str] = {}
 
     def name(self, number: int, end: str = WHOLE) -> str:
         """Return the name of a block, or of one end of it."""
-        if end:
-            place = self.facts.validator
-            return block_name(self.digest, place, self.grain_bytes, number, end)
-        name = self._names.get(number)
+        name = self._names.get((number, end))
         if name is None:
-            name = block_name(self.digest, self.facts.validator, self.grain_bytes, number)
+            name = block_name(self.digest, self.facts.validator, self.grain_bytes, number, end)
             if len(self._names) < _NAMES_KEPT:
-                self._names[number] = name
+                self._names[number, end] = name
         return name
+
+    def remember_end(self, number: int, end: str) -> None:
+        """Note which end of a block to look for first."""
+        if number in self.found_as or len(self.found_as) < _NAMES_KEPT:
+            self.found_as[number] = end
 
     def length(self, number: int) -> int:
         """Return the payload of a block, in bytes."""

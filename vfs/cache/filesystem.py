@@ -11,10 +11,10 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from vfs.cache.ends import read_any
 from vfs.cache.engine import CacheEngine
 from vfs.cache.facts import ABSENT, DIRECTORY, NO_OBJECT
 from vfs.cache.fetch import Fetcher, Version
+from vfs.cache.hits import Hits
 from vfs.cache.options import OPTION_NAMES, CacheOptions
 from vfs.cache.verbs import CacheVerbs
 from vfs.cache.versions import Versions
@@ -153,7 +153,6 @@ class CacheFileSystem(CacheVerbs, WrapperFileSystem):
         )
         super().__init__(target_protocol, target_options, fs, fo, **kwargs)
         self._options = options
-        self._verify = options.verify
         self._remembers = options.consistency.remembers
         self._engine = get_engine(
             CacheEngine,
@@ -161,7 +160,7 @@ class CacheFileSystem(CacheVerbs, WrapperFileSystem):
             lambda: CacheEngine(options.directory),
         )
         self._engine.configure(options.max_bytes, options.memory_bytes)
-        self._in_memory = options.memory_bytes > 0
+        self._hits = Hits(self._engine, options.verify, in_memory=options.memory_bytes > 0)
         self.readahead_bytes = options.readahead_bytes
         self._versions = Versions(self._engine, self.target, options, store_name(self.fs, ""))
         self._fetcher = Fetcher(self._engine, self.target, options)
@@ -181,36 +180,7 @@ class CacheFileSystem(CacheVerbs, WrapperFileSystem):
             return None
         size = version.facts.size
         low, high = (0, size) if start is None and end is None else resolve(start, end, size)
-        return self._read_now(version, low, high, may_block=may_block)
-
-    def _read_now(
-        self, version: Version, low: int, high: int, *, may_block: bool
-    ) -> bytes | WaitForDisk | None:
-        """Read a range whose blocks are all here."""
-        if high <= low:
-            return b""
-        if not version.keep:
-            return None
-        engine, grain, size = self._engine, version.grain_bytes, version.facts.size
-        first, last = low // grain, (high - 1) // grain
-        parts: list[bytes] = []
-        for number in range(first, last + 1):
-            base = number * grain
-            name = version.name(number)
-            length = grain if base + grain <= size else size - base
-            start = low - base if number == first else 0
-            end = high - base if number == last else grain
-            if self._in_memory and (held := engine.memory.get(name)) is not None:
-                parts.append(held if end - start == length else held[start:end])
-                continue
-            data = read_any(engine, version, number, start, end, self._verify, may_block=may_block)
-            if not isinstance(data, bytes):
-                return data
-            if self._in_memory and end - start == length:
-                engine.memory.put(name, data)
-            parts.append(data)
-        engine.hits += len(parts)
-        return parts[0] if first == last else b"".join(parts)
+        return self._hits.read(version, low, high, may_block=may_block)
 
     async def get_object(
         self, key: str, start: int | None, end: int | None, *, if_match: str | None = None
@@ -256,7 +226,7 @@ class CacheFileSystem(CacheVerbs, WrapperFileSystem):
             if version is None or version.facts.size < 0:
                 return None
             low, high = resolve(start, end, version.facts.size)
-            data = self._read_now(version, low, high, may_block=True)
+            data = self._hits.read(version, low, high, may_block=True)
             if not isinstance(data, bytes):
                 return None
             found.append(data)
@@ -340,24 +310,35 @@ class CacheFileSystem(CacheVerbs, WrapperFileSystem):
     # ---------------------------------------------------------------- open files
 
     def read_pinned_now(self, key: str, start: int, end: int, info: Info) -> bytes | None:
+        version = self._opened(key, info)
+        if version is None:
+            return None
+        low, high = resolve(start, end, version.facts.size)
+        data = self._hits.read(version, low, high, may_block=True)
+        return data if isinstance(data, bytes) else None
+
+    def fill_pinned_now(self, key: str, start: int, into: memoryview, info: Info) -> bool:
+        version = self._opened(key, info)
+        if version is None or start + len(into) > version.facts.size:
+            return False
+        return self._hits.fill(version, start, into, may_block=True) is True
+
+    def _opened(self, key: str, info: Info) -> Version | None:
         if self._options.consistency.mode == "strict" or not self._engine.ready:
             return None
-        facts = self._versions.facts_of(key, info)
-        low, high = resolve(start, end, facts.size)
-        data = self._read_now(self._versions.of(key, facts), low, high, may_block=True)
-        return data if isinstance(data, bytes) else None
+        return self._versions.opened_as(key, info)
 
     async def _read_pinned(self, key: str, start: int, end: int, info: Info) -> bytes:
         """Read a range of the version a file was opened with."""
         return await hop(self._read_pinned_here, key, start, end, info)
 
     async def _read_pinned_here(self, key: str, start: int, end: int, info: Info) -> bytes:
-        facts = self._versions.facts_of(key, info)
+        version = self._versions.opened_as(key, info)
+        facts = version.facts
         if self._options.consistency.mode == "strict":
             now = (await self._versions.current(key)).facts
             if (now.size, now.etag, now.mtime) != (facts.size, facts.etag, facts.mtime):
                 raise replaced(key)
-        version = self._versions.of(key, facts)
         try:
             (data,) = await self._fetcher.read(version, [resolve(start, end, facts.size)])
         except ConflictError:

@@ -64,6 +64,7 @@ class Versions:
         self._options = options
         self._consistency = options.consistency
         self._recent: dict[str, _Recent] = {}
+        self._opened: dict[str, Version] = {}
         self._store = blake2b(store.encode(), digest_size=16).digest()
 
     def digest(self, key: str) -> bytes:
@@ -150,6 +151,16 @@ class Versions:
         if self._engine.ready:
             self._engine.facts.remember(digest, facts)
         return facts
+
+    def opened_as(self, key: str, info: Info) -> Version:
+        """Return the version a file was opened with, for each of its reads; on any thread."""
+        facts = self.facts_of(key, info)
+        version = self._opened.get(key)
+        if version is None or version.facts != facts:
+            if len(self._opened) >= _RECENT_KEPT:
+                self._opened.clear()
+            version = self._opened[key] = self.of(key, facts)
+        return version
 
     def facts_of(self, key: str, info: Info) -> Facts:
         """Return the facts a file was opened with."""

@@ -94,9 +94,9 @@ class ColumnPlan:
         return chunks[first][0], chunks[last][1]
 
 
-def footer_bytes(tail: bytes) -> int | None:
+def footer_bytes(tail: bytes | memoryview) -> int | None:
     """Return how long the footer is, from the end of an object; None if it is no parquet file."""
-    if len(tail) < TRAILER_BYTES or not tail.endswith(_MAGIC):
+    if len(tail) < TRAILER_BYTES or tail[-4:] != _MAGIC:
         return None
     length = int.from_bytes(tail[-TRAILER_BYTES:-4], "little")
     return length + TRAILER_BYTES if length <= _MOST_FOOTER_BYTES else None
@@ -170,7 +170,7 @@ class ColumnsAhead:
 
     def __init__(
         self,
-        fetch: Callable[[int, int], Coroutine[Any, Any, bytes]],
+        fetch: Callable[[int, int], Coroutine[Any, Any, bytes | memoryview]],
         version: Hashable,
         size: int,
         limit_bytes: int,
@@ -182,22 +182,23 @@ class ColumnsAhead:
         self._footer = _kept.get(version, b"")
         self._footer_start = size - len(self._footer)
         self._plan: ColumnPlan | None = None
-        self._coming: dict[Run, tuple[Future[bytes], int]] = {}
+        self._coming: dict[Run, tuple[Future[bytes | memoryview], int]] = {}
         self._columns: set[tuple[int, int]] = set()
         self._groups: set[int] = set()
         self._asked: set[Run] = set()
         self._read = self._held = self._taken = self._wasted = 0
         self._pid = os.getpid()
 
-    def saw(self, start: int, data: bytes) -> None:
+    def saw(self, start: int, data: bytes | memoryview) -> None:
         """Look at bytes that were read: they may be the footer, which is parsed when needed."""
         end = start + len(data)
         if end == self._size and (length := footer_bytes(data)):
             self._footer_start = self._size - length
-            self._footer = data[-length:]
+            self._footer = bytes(data[-length:])
         elif start <= self._footer_start and end == self._size - TRAILER_BYTES:
             # pyarrow reads the last 64 KiB, and then the whole of a footer that is longer.
-            self._footer = data[self._footer_start - start :] + self._footer[-TRAILER_BYTES:]
+            before = bytes(data[self._footer_start - start :])
+            self._footer = before + self._footer[-TRAILER_BYTES:]
         else:
             return
         if self._is_whole():
@@ -219,7 +220,7 @@ class ColumnsAhead:
                 return None
         return self._plan.find(start, end)
 
-    def take(self, start: int, end: int) -> bytes | None:
+    def take(self, start: int, end: int) -> bytes | memoryview | None:
         """Return a range that was fetched ahead, waiting for it; None if it was not, or failed."""
         if self._coming and os.getpid() != self._pid:
             self.close()  # nobody will ever fill what the parent was waiting for
@@ -228,14 +229,18 @@ class ColumnsAhead:
         run = self.find(start, end)
         if run not in self._coming:
             return None
-        self.ask(start, end)
         future, count = self._coming.pop(run)
-        self._held -= count
         self._taken += count
+        self.ask(start, end)  # which may find that all others were of no use, and drop them
+        self._held -= count
         try:
             return future.result() if future.done() else wait(_result, future)
         except Exception:  # noqa: BLE001 - the reader asks for itself, and meets what is wrong
             return None
+
+    def expects(self, start: int, end: int) -> bool:
+        """Say whether a range was fetched ahead, or is under way."""
+        return bool(self._coming) and self.find(start, end) in self._coming
 
     def ask(self, start: int, end: int) -> None:
         """Fetch ahead of a range that is about to be read."""
@@ -294,5 +299,5 @@ class ColumnsAhead:
         self._limit = 0
 
 
-async def _result(future: Future[bytes]) -> bytes:
+async def _result(future: Future[bytes | memoryview]) -> bytes | memoryview:
     return await asyncio.wrap_future(future)

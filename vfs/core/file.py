@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import sys
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from fsspec.callbacks import DEFAULT_CALLBACK
@@ -16,6 +17,7 @@ from fsspec.utils import isfilelike
 
 from vfs.core.columns import TRAILER_BYTES, ColumnsAhead
 from vfs.core.durable import Staging
+from vfs.core.localread import fill_range
 from vfs.core.loop import drive, run_in_thread, wait
 from vfs.errors import ArchivedError, is_a_directory
 from vfs.types import Info, ObjectInfo
@@ -48,6 +50,10 @@ LAST_AHEAD_BYTES: Final = 8 << 20
 #: hide a latency, and 32 MiB are what pyarrow's own reader takes by one.
 _COLUMNS_RATIO: Final = 4
 
+#: Reads from here on go straight to the reader's memory where they can: a page of the cache. What
+#: is shorter would end the use of what was read ahead.
+_FILL_BYTES: Final = 64 << 10
+
 #: Files whose readers begin at the end, and what pyarrow's then asks for
 #: (``kDefaultFooterReadSize``): opened by a request for that instead of one for the size.
 NAMES_WITH_FOOTER: Final = (".parquet", ".parq", ".pq")
@@ -70,8 +76,10 @@ async def open_at_end(fs: VirtualFileSystem, key: str) -> tuple[ObjectInfo, byte
     return cast("tuple[ObjectInfo, bytes] | None", found)
 
 
-async def _read_pinned(fs: VirtualFileSystem, key: str, info: Info, start: int, end: int) -> bytes:
-    return await fs._read_pinned(key, start, end, info)
+async def _view_pinned(
+    fs: VirtualFileSystem, key: str, info: Info, start: int, end: int
+) -> bytes | memoryview:
+    return await fs._view_pinned(key, start, end, info)
 
 
 class _RangeSource(io.RawIOBase):
@@ -88,7 +96,7 @@ class _RangeSource(io.RawIOBase):
         self._position = 0
         self._next = -1  # where a sequential reader would go on
         self._ahead = 0
-        self._window = b""
+        self._window: bytes | memoryview = b""
         self._window_start = 0
         self._columns: ColumnsAhead | None = None
 
@@ -121,6 +129,8 @@ class _RangeSource(io.RawIOBase):
 
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer).cast("B")
+        if len(view) >= _FILL_BYTES and (filled := self.fill(self._position, view)):
+            return filled
         data = self._read(len(view))
         view[: len(data)] = data
         return len(data)
@@ -132,7 +142,7 @@ class _RangeSource(io.RawIOBase):
         else:
             data = self._fetch(start, self._size)
         self._position = max(start, self._size)
-        return data
+        return bytes(data)
 
     def _holds(self, start: int, end: int) -> bool:
         return self._window_start <= start and end <= self._window_start + len(self._window)
@@ -155,27 +165,40 @@ class _RangeSource(io.RawIOBase):
         cut = start - self._window_start
         return memoryview(self._window)[cut : cut + end - start]
 
-    def read_at(self, start: int, count: int) -> bytes:
-        """Return up to ``count`` bytes from a position, without a copy where it can be helped."""
+    def fill(self, start: int, view: memoryview) -> int:
+        """Read into memory what is here without a request, and return how much; 0 if none is."""
+        end = min(start + len(view), self._size)
+        if end <= start or self._holds(start, end):
+            return 0
+        if self._columns is not None and self._columns.expects(start, end):
+            return 0
+        if not self._fs.fill_pinned_now(self._key, start, view[: end - start], self._info):
+            return 0
+        self._position = self._next = end
+        return end - start
+
+    def read_at(self, start: int, count: int) -> bytes | memoryview:
+        """Return up to ``count`` bytes from a position, without a copy."""
         self._position = start
         data = self._read(count)
-        if len(data) == len(self._window):
-            return self._window
-        return bytes(data)
+        return self._window if len(data) == len(self._window) else data
 
-    def _fetch(self, start: int, end: int) -> bytes:
+    def _fetch(self, start: int, end: int) -> bytes | memoryview:
         if end <= start:
             return b""
-        data = None if self._columns is None else self._columns.take(start, end)
+        data: bytes | memoryview | None = None
+        if self._columns is not None:
+            data = self._columns.take(start, end)
         if data is None:
             data = self._fs.read_pinned_now(self._key, start, end, self._info)
         if data is None:
             if self._fs.loop_bound:
                 self._columns_ahead().ask(start, end)
-            data = run_for(self._fs, self._fs._read_pinned, self._key, start, end, self._info)
+            view = self._fs._view_pinned
+            data = cast("memoryview", run_for(self._fs, view, self._key, start, end, self._info))
         if end >= self._size - TRAILER_BYTES and self._fs.loop_bound:
-            self._columns_ahead().saw(start, cast("bytes", data))
-        return cast("bytes", data)
+            self._columns_ahead().saw(start, data)
+        return data
 
     def _is_column(self, start: int, end: int) -> bool:
         """Say whether a range is one of those that are fetched ahead by the footer."""
@@ -186,7 +209,7 @@ class _RangeSource(io.RawIOBase):
             info = self._info
             # Not a method of this object, which would live until the next garbage collection:
             # pyarrow never closes what it opens through fsspec.
-            fetch = functools.partial(_read_pinned, self._fs, self._key, info)
+            fetch = functools.partial(_view_pinned, self._fs, self._key, info)
             version = (self._fs._fs_token, self._key, self._size, info.get("etag"))
             limit = _COLUMNS_RATIO * self._fs.readahead_bytes
             self._columns = ColumnsAhead(fetch, version, self._size, limit)
@@ -205,11 +228,20 @@ class LocalSource(io.FileIO):
     pyarrow never closes the files it opens through fsspec. Python's own class would warn of each.
     """
 
+    def fill(self, start: int, view: memoryview) -> int:
+        """Read into memory from a position; return how much, 0 if not all could be read at once."""
+        got = fill_range(self.fileno(), [view], start, may_block=True)
+        return len(view) if got == len(view) else 0
+
     def __del__(self) -> None:
         self.close()
 
     def _dealloc_warn(self, source: object) -> None:
         """Do not warn; called by the buffer around this file."""
+
+
+#: Raw files that read into memory from any position, whatever their own position is.
+_FILLING: Final = (_RangeSource, LocalSource)
 
 
 class ObjectReader(io.BufferedReader):
@@ -277,12 +309,36 @@ class ObjectReader(io.BufferedReader):
         small = size is None or size < io.DEFAULT_BUFFER_SIZE
         if small or isinstance(self.raw, io.FileIO):
             return super().read(size)
-        # Past the buffer, whose own read would fetch whole buffers first and the rest by a second
-        # request, and whose ``readinto`` costs two copies more.
+        return bytes(self._read_past(cast("int", size)))
+
+    def _read_past(self, size: int) -> bytes | memoryview:
+        """Read past the buffer.
+
+        Its own read would fetch whole buffers first and the rest by a second request, and its
+        ``readinto`` costs two copies more.
+        """
         position = self.tell()
-        data = cast("_RangeSource", self.raw).read_at(position, cast("int", size))
+        data = cast("_RangeSource", self.raw).read_at(position, size)
         self.seek(position + len(data))
         return data
+
+    def read_buffer(self, size: int = -1) -> Any:
+        """Return up to ``size`` bytes as a buffer, which pyarrow's readers ask for.
+
+        Nothing is copied on the way, where that can be helped. What needs no request is read into
+        memory of pyarrow's own pool, which is not given back to the kernel after each read, as
+        that of ``bytes`` may be.
+        """
+        count = min(size, self.size - self.tell())
+        if count < _FILL_BYTES:
+            return self.read(size)
+        arrow = sys.modules.get("pyarrow")
+        if arrow is not None and isinstance(self.raw, _FILLING):
+            position, buffer = self.tell(), arrow.allocate_buffer(count)
+            if self.raw.fill(position, memoryview(buffer).cast("B")):
+                self.seek(position + count)
+                return buffer
+        return self.read(size) if isinstance(self.raw, io.FileIO) else self._read_past(size)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:  # Python's buffers refuse by this
         return _reopen, (self.fs, self.path, self.tell())

@@ -11,9 +11,18 @@ import errno
 import io
 import os
 import sys
+from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["INLINE_BYTES", "WAIT_FOR_DISK", "WaitForDisk", "read_cached", "read_range"]
+__all__ = [
+    "INLINE_BYTES",
+    "WAIT_FOR_DISK",
+    "WaitForDisk",
+    "fill_range",
+    "read_cached",
+    "read_range",
+    "room_for",
+]
 
 #: Inside a loop, larger reads go to a thread even when they are cached: copying holds the loop
 #: up (some 60 µs a MiB), and a thread does it without the interpreter lock.
@@ -98,16 +107,40 @@ def read_cached(fd: int, low: int, high: int) -> bytes | WaitForDisk:
         return WAIT_FOR_DISK
     if count == 0:
         return b""
+    holder = room_for(count)
+    with holder.getbuffer() as buffer:
+        got = fill_range(fd, [buffer], low, may_block=False)
+    return WAIT_FOR_DISK if got is WAIT_FOR_DISK else holder.getvalue()
+
+
+def room_for(count: int) -> io.BytesIO:
+    """Return a buffer of some length that becomes ``bytes`` without a copy."""
     if count >= _MAPPED_BYTES and not _taught:
         _teach_allocator()
-    holder = io.BytesIO(bytes(count))
+    return io.BytesIO(bytes(count))
+
+
+def fill_range(
+    fd: int, buffers: Sequence[bytearray | memoryview], low: int, *, may_block: bool
+) -> int | WaitForDisk:
+    """Read what follows ``low`` into buffers, one after the other; return how many bytes came.
+
+    Notes
+    -----
+    One system call and no copy but the kernel's. Fewer bytes come where the file ends, and from
+    2 GiB on.
+    """
+    if may_block:
+        return os.preadv(fd, buffers, low)
+    count = sum(len(buffer) for buffer in buffers)
+    if _NOWAIT is None or count > INLINE_BYTES:
+        return WAIT_FOR_DISK
     try:
-        with holder.getbuffer() as buffer:
-            got = os.preadv(fd, [buffer], low, _NOWAIT)
+        got = os.preadv(fd, buffers, low, _NOWAIT)
     except BlockingIOError:
         return WAIT_FOR_DISK
     except OSError as error:
         if error.errno in _NOT_SUPPORTED:
             return WAIT_FOR_DISK
         raise
-    return holder.getvalue() if got == count else WAIT_FOR_DISK
+    return got if got == count else WAIT_FOR_DISK

@@ -102,6 +102,14 @@ class RangeReads(TreeOperations, abstract=True):
         del key, start, end, info
         return None
 
+    def fill_pinned_now(self, key: str, start: int, into: memoryview, info: Info) -> bool:
+        """Do the same into memory that is as long as what is read; say whether it could be done.
+
+        What the memory holds is undefined if not.
+        """
+        del key, start, into, info
+        return False
+
     async def _read_pinned(self, key: str, start: int, end: int, info: Info) -> bytes:
         """Read a range of exactly the version that ``info`` describes.
 
@@ -124,6 +132,10 @@ class RangeReads(TreeOperations, abstract=True):
             message = f"{len(data)} bytes came instead of {high - low}"
             raise IntegrityError(message, key)
         return cast("bytes", data)
+
+    async def _view_pinned(self, key: str, start: int, end: int, info: Info) -> bytes | memoryview:
+        """Do :meth:`_read_pinned` without the copy to ``bytes``, where a backend can."""
+        return await self._read_pinned(key, start, end, info)
 
 
 def one_each(value: int | Sequence[int | None] | None, count: int) -> list[int | None]:

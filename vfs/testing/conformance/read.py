@@ -167,6 +167,24 @@ class ReadConformance(Conformance):
             pieces = list(iter(lambda: f.read(1_000_003), b""))
         assert_same(b"".join(pieces), content)
 
+    def test_file_object_as_buffers(self, fs: AbstractFileSystem, root: str) -> None:
+        """What pyarrow asks a reader for: buffers of the right bytes, and the place after."""
+        content = pattern(LARGE_BYTES)
+        self.put_raw(fs, f"{root}/o", content)
+        with fs.open(f"{root}/o", "rb") as f:
+            if not hasattr(f, "read_buffer"):
+                return  # not one of this library's readers
+            for offset in (0, 1, 4095, LARGE_BYTES - 10, LARGE_BYTES, LARGE_BYTES + 5, 7):
+                for n_bytes in (0, 100, 65_536, 1_000_003):
+                    f.seek(offset)
+                    wanted = content[offset : offset + n_bytes]
+                    assert_same(bytes(f.read_buffer(n_bytes)), wanted)
+                    assert f.tell() == offset + len(wanted)
+                    after = offset + len(wanted)
+                    assert_same(f.read(10), content[after : after + 10])
+            f.seek(3)
+            assert_same(bytes(f.read_buffer()), content[3:])
+
     @pytest.mark.parametrize("n_bytes", [0, 7, 65_536, 200_000])
     def test_file_named_as_a_table(self, fs: AbstractFileSystem, root: str, n_bytes: int) -> None:
         """A file whose end may come with its size is as any other, from the end and the start."""
