@@ -120,6 +120,27 @@ def test_table_replaced_after_opening_is_a_conflict(
             file.read(1000)
 
 
+def test_buffers_are_those_that_the_client_got(
+    fs: S3FileSystem, s3: S3Server, bucket: str
+) -> None:
+    """25 MB of columns took half as long again while they were copied on the I/O loop."""
+    data = big(20 << 20)
+    s3.put(f"{bucket}/o", data)
+    with fs.open(f"{bucket}/o") as file:
+        file.seek(100)
+        found = file.read_buffer(1 << 20)
+        assert isinstance(found, memoryview)
+        assert type(found.obj).__module__.startswith("obstore")
+        assert found == data[100 : 100 + (1 << 20)]
+        file.seek(5)
+        assert file.read_buffer(len(data)) == data[5:], "in parts, which have to be joined"
+        assert file.tell() == len(data)
+        s3.put(f"{bucket}/o", big(20 << 20, seed=1))
+        file.seek(0)  # of what is held already, the version that was opened is given
+        with pytest.raises(ConflictError):
+            file.read_buffer(1 << 20)
+
+
 @pytest.mark.parametrize("name", ["t.parquet", "none.parquet", "dir.parquet", "empty.parquet"])
 def test_opening_what_is_no_table(fs: S3FileSystem, s3: S3Server, bucket: str, name: str) -> None:
     s3.put(f"{bucket}/t.parquet/below", b"1")

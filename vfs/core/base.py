@@ -252,6 +252,20 @@ class VirtualFileSystem(Identity, RangeReads, abstract=True):
 
     _twin_exists = sync_twin("_exists")
 
+    def isfile(self, path: str) -> bool:
+        """Say whether there is an object; an unreachable storage raises."""
+        return self._type(path) == "file"
+
+    def isdir(self, path: str) -> bool:
+        """Say whether there is a directory; an unreachable storage raises."""
+        return self._type(path) == "directory"
+
+    def _type(self, path: str) -> str | None:
+        try:
+            return str(self.info(path)["type"])
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
     async def _isfile(self, path: str) -> bool:
         try:
             return bool((await self._info(path))["type"] == "file")
@@ -471,8 +485,6 @@ class VirtualFileSystem(Identity, RangeReads, abstract=True):
     cp_file = sync_twin("_cp_file")
     created = sync_twin("_created")
     get_file = sync_twin("_get_file")
-    isdir = sync_twin("_isdir")
-    isfile = sync_twin("_isfile")
     ls = sync_twin("_ls")
     makedirs = sync_twin("_makedirs")
     mkdir = sync_twin("_mkdir")
