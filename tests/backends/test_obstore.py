@@ -120,9 +120,7 @@ def test_table_replaced_after_opening_is_a_conflict(
             file.read(1000)
 
 
-def test_buffers_are_those_that_the_client_got(
-    fs: S3FileSystem, s3: S3Server, bucket: str
-) -> None:
+def test_buffers_are_those_that_the_client_got(fs: S3FileSystem, s3: S3Server, bucket: str) -> None:
     """25 MB of columns took half as long again while they were copied on the I/O loop."""
     data = big(20 << 20)
     s3.put(f"{bucket}/o", data)

@@ -14,6 +14,7 @@ from cache_tools import block_files, open_cache
 from vfs.backends.mem import MemFileSystem
 from vfs.cache import hits
 from vfs.cache.filesystem import CacheFileSystem
+from vfs.core.localread import WAIT_FOR_DISK
 
 PAGE = 64 << 10
 GRAIN = 4 * PAGE
@@ -129,6 +130,16 @@ def test_long_read_that_has_to_be_fetched_takes_no_memory_first(tmp_path: Path) 
     finally:
         tracemalloc.stop()
     assert peak < GRAIN
+
+
+def test_long_read_does_not_hold_a_loop_up(tmp_path: Path) -> None:
+    fs = open_at(tmp_path)
+    fs.cat_file("k")
+    version = fs._versions.believed("k")
+    assert version is not None
+    longest = hits._LONGEST_INLINE_BYTES
+    version.facts = version.facts._replace(size=4 * longest)
+    assert fs._hits.read(version, 0, longest + 1, may_block=False) is WAIT_FOR_DISK
 
 
 def test_pyarrow_reads_into_its_own_memory(tmp_path: Path) -> None:

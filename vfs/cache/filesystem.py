@@ -63,7 +63,7 @@ class CacheFileSystem(CacheVerbs, WrapperFileSystem):
         For how long an absence is believed, in ``immutable`` and ``ttl``.
     grain_bytes : int or str, default "1 MiB"
         Size of a block, a multiple of 64 KiB.
-    small_bytes : int or str, default "4 MiB"
+    small_bytes : int or str, default 4 MiB and 64 KiB
         Objects up to this size are one block, fetched whole.
     gap_bytes : int or str, default "1 MiB"
         Wanted blocks that lie no farther apart share a request.

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import enum
 import errno
+import functools
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 __all__ = [
@@ -43,6 +44,10 @@ _TEACH_BYTES: Final = (32 << 20) - (64 << 10)
 
 #: Reads from here on are large enough to be mapped by an allocator that has not learnt.
 _MAPPED_BYTES: Final = 128 << 10
+
+#: Below this, zeros cost less than the call that avoids them (1.1 µs against 1.6 for 4 KiB, 54
+#: against 39 for 1 MiB, 480 against 330 for 4 MiB).
+_ZEROED_BYTES: Final = 32 << 10
 
 _taught = False
 
@@ -114,10 +119,34 @@ def read_cached(fd: int, low: int, high: int) -> bytes | WaitForDisk:
 
 
 def room_for(count: int) -> io.BytesIO:
-    """Return a buffer of some length that becomes ``bytes`` without a copy."""
+    """Return a buffer of some length that becomes ``bytes`` without a copy.
+
+    What it holds is undefined: whoever takes it fills all of it, or drops it.
+    """
+    if count < _ZEROED_BYTES:
+        return io.BytesIO(bytes(count))
     if count >= _MAPPED_BYTES and not _taught:
         _teach_allocator()
-    return io.BytesIO(bytes(count))
+    return io.BytesIO(_raw_bytes()(count))
+
+
+@functools.cache
+def _raw_bytes() -> Callable[[int], bytes]:
+    """Return what makes ``bytes`` that are not written twice: first zeros, then what was read.
+
+    References
+    ----------
+    ``PyBytes_FromStringAndSize`` in Python's C API: "If *v* is NULL, the contents of the bytes
+    object are uninitialized". A ``BytesIO`` whose bytes nobody else holds lets them be written.
+    """
+    try:
+        import ctypes
+
+        prototype = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_char_p, ctypes.c_ssize_t)
+        make = prototype(("PyBytes_FromStringAndSize", ctypes.pythonapi))
+    except (ImportError, AttributeError):  # another interpreter than CPython
+        return bytes
+    return functools.partial(make, None)
 
 
 def fill_range(
