@@ -16,6 +16,7 @@ from vfs.cache.filesystem import CacheFileSystem
 from vfs.core.engine import close_engines
 
 DISK_BLOCK_BYTES = 4096
+NAME_BYTES = 80  # what a block's name is charged
 
 
 def open_cache(top: Path, **options: Any) -> CacheFileSystem:
@@ -67,14 +68,14 @@ def staged_files(top: Path) -> list[str]:
 
 
 def disk_bytes(top: Path) -> int:
-    """Return the disk space that blocks take now, those that are being written included.
+    """Return the disk space that blocks and names take now, those being written included.
 
     A file that is published meanwhile is met twice, in ``tmp`` first, and counted once. Unless a
     block is removed meanwhile (hold the evictors' lock), this is never more than was there.
     """
     seen: dict[int, int] = {}
     for inode, size in _lengths(top / "cache"):
-        seen[inode] = -(-size // DISK_BLOCK_BYTES) * DISK_BLOCK_BYTES
+        seen[inode] = -(-size // DISK_BLOCK_BYTES) * DISK_BLOCK_BYTES + NAME_BYTES
     return sum(seen.values())
 
 

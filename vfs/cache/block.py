@@ -69,6 +69,10 @@ _CHECKED_BYTES: Final = _FOOTER.size - _CHECK.size
 #: Disk space is given out in pieces of this size, whatever the length of a file.
 _DISK_BLOCK_BYTES: Final = 4096
 
+#: What a name takes of its directory: 60 to 76 bytes on ext4 with 200 to 1600 names in each, which
+#: for a million small blocks makes 60 MB. (What they take while they are empty is not counted.)
+_NAME_BYTES: Final = 80
+
 #: Two bits of hit count are all that S3-FIFO needs (policies/s3fifo.py).
 MAX_HITS: Final = 3
 _HITS_BITS: Final = 2
@@ -152,8 +156,8 @@ def payload_of(length: int) -> int | None:
 
 
 def occupied_bytes(length: int) -> int:
-    """Return the disk space that a file of some length takes."""
-    return -(-length // _DISK_BLOCK_BYTES) * _DISK_BLOCK_BYTES
+    """Return the disk space that a file of some length takes, with its name."""
+    return -(-length // _DISK_BLOCK_BYTES) * _DISK_BLOCK_BYTES + _NAME_BYTES
 
 
 def footer_of(name: str, payload: bytes | memoryview) -> bytes:
