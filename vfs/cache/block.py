@@ -17,8 +17,9 @@ import errno
 import os
 import stat
 import struct
+from collections.abc import Callable
 from hashlib import blake2b
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import xxhash
 
@@ -56,6 +57,7 @@ Verify: TypeAlias = Literal["always", "once", "never"]
 
 #: What a read gives: bytes of its own, or the part of the reader's buffer that it filled.
 Payload: TypeAlias = bytes | memoryview
+_PAYLOADS: Final = (bytes, memoryview)
 
 #: A read of one byte has to read and hash a page. 64 KiB costs 4 µs of copying and 0.6 of xxh3.
 PAGE_BYTES: Final = 64 << 10
@@ -276,13 +278,21 @@ def read_block(
         facts = os.fstat(fd)
         if facts.st_size != file_bytes(payload_bytes) or not stat.S_ISREG(facts.st_mode):
             return DAMAGED
-        source = _Source(fd, low, high, into, may_block)
-        data = _checked(source, facts.st_ino, name, payload_bytes, verify, verified)
-        if isinstance(data, bytes | memoryview):
+        read = read_range if may_block else read_cached
+        inode = facts.st_ino
+        data: Payload | WaitForDisk | DamagedBlock
+        if into is None or (verify == "once" and verified.get(name) != inode):
+            data = _checked(fd, inode, name, payload_bytes, low, high, verify, read, verified)
+        else:
+            data = _filled(fd, name, payload_bytes, low, into, verify, read)
+        if isinstance(data, _PAYLOADS):
             if len(data) != high - low:
                 return DAMAGED  # cut off this very moment
             if counts:
                 _count_hit(fd, facts)
+            if into is not None and data is not into:
+                into[:] = data
+                return into
         return data
     except OSError as error:
         return DAMAGED if error.errno in _NOT_THE_BLOCK else None
@@ -290,82 +300,90 @@ def read_block(
         os.close(fd)
 
 
-class _Source(NamedTuple):
-    """An open block file, what is wanted of it, and where that goes."""
-
-    fd: int
-    low: int
-    high: int
-    into: memoryview | None
-    may_block: bool
-
-    def read(self, low: int, high: int) -> bytes | WaitForDisk:
-        """Return bytes of the file."""
-        read = read_range if self.may_block else read_cached
-        return read(self.fd, low, high)
-
-    def wanted(self) -> Payload | WaitForDisk:
-        """Return what is wanted, unchecked."""
-        if self.into is None:
-            return self.read(self.low, self.high)
-        got = fill_range(self.fd, [self.into], self.low, may_block=self.may_block)
-        return WAIT_FOR_DISK if isinstance(got, WaitForDisk) else self.into[:got]
-
-    def give(self, data: bytes, first: int) -> Payload:
-        """Return what is wanted, from bytes of the file that begin at ``first``."""
-        data = data[self.low - first : self.high - first]
-        if self.into is None:
-            return data
-        self.into[:] = data
-        return self.into
+_Reader: TypeAlias = Callable[[int, int, int], bytes | WaitForDisk]
 
 
 def _checked(
-    source: _Source,
+    fd: int,
     inode: int,
     name: str,
     payload_bytes: int,
+    low: int,
+    high: int,
     verify: Verify,
+    read: _Reader,
     verified: dict[str, int],
-) -> Payload | WaitForDisk | DamagedBlock:
+) -> bytes | WaitForDisk | DamagedBlock:
     if verify == "once" and verified.get(name) == inode:
-        return source.wanted()
-    tail = source.read(payload_bytes, payload_bytes + _tail_bytes(payload_bytes))
+        return read(fd, low, high)
+    tail = read(fd, payload_bytes, payload_bytes + _tail_bytes(payload_bytes))
     if not isinstance(tail, bytes):
         return WAIT_FOR_DISK
     sums = _sums_of(tail, name, payload_bytes)
     if sums is None:
         return DAMAGED
     if verify == "never":
-        return source.wanted()
-    first, last = 0, payload_bytes
+        return read(fd, low, high)
     if verify == "always":
-        first = source.low // PAGE_BYTES * PAGE_BYTES
-        last = min(-(-source.high // PAGE_BYTES) * PAGE_BYTES, payload_bytes)
-        if source.into is not None:
-            return _fill_checked(source, source.into, first, last, sums[first // PAGE_BYTES :])
-    data = source.read(first, last)
+        first = low // PAGE_BYTES * PAGE_BYTES
+        last = min(-(-high // PAGE_BYTES) * PAGE_BYTES, payload_bytes)
+    else:
+        first, last = 0, payload_bytes
+    data = read(fd, first, last)
     if not isinstance(data, bytes):
         return WAIT_FOR_DISK
     if len(data) != last - first or not _pages_right(data, sums[first // PAGE_BYTES :]):
         return DAMAGED
     if verify == "once":
         verified[name] = inode
-    return source.give(data, first)
+    return data if (first, last) == (low, high) else data[low - first : high - first]
+
+
+def _filled(
+    fd: int,
+    name: str,
+    payload_bytes: int,
+    low: int,
+    into: memoryview,
+    verify: Verify,
+    read: _Reader,
+) -> Payload | WaitForDisk | DamagedBlock:
+    """Read straight to where it is wanted; in mode ``once`` what has been verified."""
+    may_block, high = read is read_range, low + len(into)
+    if verify != "once":
+        tail = read(fd, payload_bytes, payload_bytes + _tail_bytes(payload_bytes))
+        if not isinstance(tail, bytes):
+            return WAIT_FOR_DISK
+        sums = _sums_of(tail, name, payload_bytes)
+        if sums is None:
+            return DAMAGED
+        if verify == "always":
+            return _fill_checked(fd, low, high, into, payload_bytes, sums, may_block=may_block)
+    got = fill_range(fd, [into], low, may_block=may_block)
+    return WAIT_FOR_DISK if isinstance(got, WaitForDisk) else into[:got]
 
 
 def _fill_checked(
-    source: _Source, into: memoryview, first: int, last: int, sums: tuple[int, ...]
+    fd: int,
+    low: int,
+    high: int,
+    into: memoryview,
+    payload_bytes: int,
+    sums: tuple[int, ...],
+    *,
+    may_block: bool,
 ) -> Payload | WaitForDisk | DamagedBlock:
-    """Read whole pages, what is wanted of them straight to where it goes, and check them."""
-    low, high = source.low, source.high
+    """Read whole pages, what is wanted of them to its place and the rest aside; check them."""
+    first = low // PAGE_BYTES * PAGE_BYTES
+    last = min(-(-high // PAGE_BYTES) * PAGE_BYTES, payload_bytes)
     before, after = memoryview(bytearray(low - first)), memoryview(bytearray(last - high))
-    got = fill_range(source.fd, [before, into, after], first, may_block=source.may_block)
+    got = fill_range(fd, [before, into, after], first, may_block=may_block)
     if isinstance(got, WaitForDisk):
         return WAIT_FOR_DISK
     if got != last - first:
         return DAMAGED
-    for start, expected in zip(range(first, last, PAGE_BYTES), sums, strict=False):
+    pages = range(first, last, PAGE_BYTES)
+    for start, expected in zip(pages, sums[first // PAGE_BYTES :], strict=False):
         stop = min(start + PAGE_BYTES, last)
         page = into[max(start - low, 0) : max(stop - low, 0)]
         if start >= low and stop <= high:

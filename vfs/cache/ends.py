@@ -164,8 +164,7 @@ def read_any(
     of its two ends, and the reading of those that are there. The end that gave all that was
     wanted of a block is tried first the next time.
     """
-    known = version.found_as.get(number)
-    if known is not None:
+    if version.found_as and (known := version.found_as.get(number)) is not None:
         data = _read_ends(
             engine, version, number, low, high, verify, (known,), may_block=may_block, into=into
         )
@@ -208,7 +207,7 @@ def _read_ends(
         if data is None or isinstance(data, WaitForDisk):
             return data
         found.append(data)
-        if stop == high:
+        if True:
             if len(found) == 1:
                 version.remember_end(number, kind)
             if into is not None:

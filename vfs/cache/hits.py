@@ -75,8 +75,14 @@ class Hits:
         first, last = low // grain, (high - 1) // grain
         before = b""
         if first == last or last - first >= _FEW_BLOCKS:
-            end = min(high, (first + 1) * grain)
-            found = self._block(version, first, low, end, None, may_block=may_block)
+            end = high if first == last else (first + 1) * grain
+            if self._in_memory:
+                found = self._block(version, first, low, end, None, may_block=may_block)
+            else:
+                start, stop = low - first * grain, end - first * grain
+                found = read_any(
+                    self._engine, version, first, start, stop, self._verify, may_block=may_block
+                )
             if not isinstance(found, bytes):
                 return cast("WaitForDisk | None", found)
             self._engine.hits += 1
