@@ -52,7 +52,7 @@ from vfs.tier.remote import Remote
 STATES = int(os.environ.get("VFS_CRASH_STATES", "8000"))
 
 #: Parts of the run, so that they can be spread over processes.
-PARTS = 8
+PARTS = 16
 
 #: Runs in which a step that is left out must be found.
 MUTANT_RUNS = 80

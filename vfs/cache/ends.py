@@ -207,7 +207,7 @@ def _read_ends(
         if data is None or isinstance(data, WaitForDisk):
             return data
         found.append(data)
-        if True:
+        if stop == high:
             if len(found) == 1:
                 version.remember_end(number, kind)
             if into is not None:

@@ -85,8 +85,8 @@ class Hits:
                 )
             if not isinstance(found, bytes):
                 return cast("WaitForDisk | None", found)
-            self._engine.hits += 1
             if end == high:
+                self._engine.hits += 1
                 return found
             before = found
         holder, held = room_for(high - low), len(before)
@@ -95,7 +95,10 @@ class Hits:
             done = self.fill(version, low + held, room[held:], may_block=may_block)
         if isinstance(done, WaitForDisk):
             return done
-        return holder.getvalue() if done else None
+        if not done:
+            return None
+        self._engine.hits += bool(before)
+        return holder.getvalue()
 
     def fill(
         self, version: Version, low: int, into: memoryview, *, may_block: bool
@@ -123,7 +126,7 @@ class Hits:
             data = self._block(version, number, start, end, part, may_block=may_block)
             if data is None or isinstance(data, WaitForDisk):
                 return data or False
-            self._engine.hits += 1
+        self._engine.hits += -(-high // grain) - low // grain
         return True
 
     def _block(
