@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from vfs.cache.filesystem import CacheFileSystem
 from vfs.core import columns
 from vfs.core.columns import ColumnsAhead, Run, footer_bytes, read_plan
 from vfs.core.keyvalue import KeyValueFileSystem
@@ -307,6 +309,18 @@ def test_room_of_what_was_taken_is_used_again(far: Far, monkeypatch: pytest.Monk
     monkeypatch.setattr(ColumnsAhead, "take", spied)
     take_column(far, chunks_of(far.values["d/t"]))
     assert taken[-N_GROUPS + 1 :] == [True] * (N_GROUPS - 1)
+
+
+def test_columns_come_together_after_a_footer_that_was_cached(far: Far, tmp_path: Path) -> None:
+    """By another process, say, which wanted other columns."""
+    far.set("d/t", packed(table_of(groups=60)))
+    cached = CacheFileSystem(fs=far, directory=str(tmp_path), small_bytes=0, grain_bytes=1 << 16)
+    assert cached.tail("d/t", 1 << 16) == far.values["d/t"][-(1 << 16) :]
+    columns._kept.clear()
+    far.together.clear()
+    far.at_once = 4
+    assert read(cached) == table_of(groups=60).select(WANTED)
+    assert far.most_in_flight >= 4
 
 
 def test_footer_of_another_version_is_not_believed(far: Far) -> None:

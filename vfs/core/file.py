@@ -174,6 +174,7 @@ class _RangeSource(io.RawIOBase):
             return 0
         if not self._fs.fill_pinned_now(self._key, start, view[: end - start], self._info):
             return 0
+        self._look_for_footer(start, view[: end - start])
         self._position = self._next = end
         return end - start
 
@@ -196,9 +197,12 @@ class _RangeSource(io.RawIOBase):
                 self._columns_ahead().ask(start, end)
             view = self._fs._view_pinned
             data = cast("memoryview", run_for(self._fs, view, self._key, start, end, self._info))
-        if end >= self._size - TRAILER_BYTES and self._fs.loop_bound:
-            self._columns_ahead().saw(start, data)
+        self._look_for_footer(start, data)
         return data
+
+    def _look_for_footer(self, start: int, data: bytes | memoryview) -> None:
+        if start + len(data) >= self._size - TRAILER_BYTES and self._fs.loop_bound:
+            self._columns_ahead().saw(start, data)
 
     def _is_column(self, start: int, end: int) -> bool:
         """Say whether a range is one of those that are fetched ahead by the footer."""
