@@ -309,6 +309,22 @@ def test_large_object_is_split_without_being_asked(
     assert server.requests() == []
 
 
+def test_cold_read_of_a_large_object_asks_for_no_byte_twice(
+    server: S3Server, large: str, tmp_path: Path
+) -> None:
+    """The request that tells what it is ends inside a block."""
+    server.set_throttle(None)
+    fs = open_s3(server.storage_options, tmp_path, consistency="immutable")
+    assert fs.cat_file(large) == LARGE
+    assert fs.stats().bytes_fetched == len(LARGE)
+    gets = server.gets(large)
+    assert fs.cat_file(large) == LARGE
+    assert (
+        fs.cat_file(large, (4 << 20) + 100, (5 << 20) - 5) == LARGE[(4 << 20) + 100 : (5 << 20) - 5]
+    )
+    assert server.gets(large) == gets
+
+
 @pytest.mark.parametrize("mode", ["immutable", "open"])
 def test_cold_read_of_a_small_object_is_one_request(
     server: S3Server, small: str, tmp_path: Path, mode: str

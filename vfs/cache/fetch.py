@@ -12,8 +12,9 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from vfs.cache.block import block_name
+from vfs.cache.block import PAGE_BYTES, block_name
 from vfs.cache.ends import (
+    HEAD,
     WHOLE,
     Piece,
     Placed,
@@ -214,17 +215,17 @@ class Fetcher:
             await lock.__aexit__(None, None, None)
 
     async def _install_start(self, version: Version, data: memoryview) -> None:
-        """Keep the blocks that lie wholly in the first bytes of an object."""
+        """Keep the blocks that lie in the first bytes of an object; of the last what there is."""
         if not version.keep:
             return
-        for number in range(-(-version.facts.size // version.grain_bytes)):
+        for number in range(-(-len(data) // version.grain_bytes)):
             low = number * version.grain_bytes
-            payload = data[low : low + version.length(number)]
+            payload, kind = data[low : low + version.length(number)], WHOLE
             if len(payload) < version.length(number):
-                break
-            await self._engine.install(
-                version.name(number), payload, may_evict=self._options.may_evict
-            )
+                payload, kind = payload[: len(payload) // PAGE_BYTES * PAGE_BYTES], HEAD
+            if payload:
+                name = version.name(number, kind)
+                await self._engine.install(name, payload, may_evict=self._options.may_evict)
 
     async def _blocks(self, version: Version, spans: dict[int, Span]) -> Found:
         """Return for each block a piece of its payload that covers what is wanted of it."""
