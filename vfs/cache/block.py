@@ -47,6 +47,7 @@ __all__ = [
     "hits_of",
     "is_block_name",
     "occupied_bytes",
+    "pages_around",
     "payload_of",
     "read_block",
 ]
@@ -303,6 +304,23 @@ def read_block(
 _Reader: TypeAlias = Callable[[int, int, int], bytes | WaitForDisk]
 
 
+def _read_sums(
+    fd: int, name: str, payload_bytes: int, read: _Reader
+) -> tuple[int, ...] | WaitForDisk | DamagedBlock:
+    """Return the pages' checksums of an open block file."""
+    tail = read(fd, payload_bytes, payload_bytes + _tail_bytes(payload_bytes))
+    if not isinstance(tail, bytes):
+        return WAIT_FOR_DISK
+    sums = _sums_of(tail, name, payload_bytes)
+    return DAMAGED if sums is None else sums
+
+
+def pages_around(low: int, high: int, payload_bytes: int) -> tuple[int, int]:
+    """Return where the pages that a range touches begin and end."""
+    last = min(-(-high // PAGE_BYTES) * PAGE_BYTES, payload_bytes)
+    return low // PAGE_BYTES * PAGE_BYTES, last
+
+
 def _checked(
     fd: int,
     inode: int,
@@ -316,17 +334,13 @@ def _checked(
 ) -> bytes | WaitForDisk | DamagedBlock:
     if verify == "once" and verified.get(name) == inode:
         return read(fd, low, high)
-    tail = read(fd, payload_bytes, payload_bytes + _tail_bytes(payload_bytes))
-    if not isinstance(tail, bytes):
-        return WAIT_FOR_DISK
-    sums = _sums_of(tail, name, payload_bytes)
-    if sums is None:
-        return DAMAGED
+    sums = _read_sums(fd, name, payload_bytes, read)
+    if not isinstance(sums, tuple):
+        return sums
     if verify == "never":
         return read(fd, low, high)
     if verify == "always":
-        first = low // PAGE_BYTES * PAGE_BYTES
-        last = min(-(-high // PAGE_BYTES) * PAGE_BYTES, payload_bytes)
+        first, last = pages_around(low, high, payload_bytes)
     else:
         first, last = 0, payload_bytes
     data = read(fd, first, last)
@@ -351,12 +365,9 @@ def _filled(
     """Read straight to where it is wanted; in mode ``once`` what has been verified."""
     may_block, high = read is read_range, low + len(into)
     if verify != "once":
-        tail = read(fd, payload_bytes, payload_bytes + _tail_bytes(payload_bytes))
-        if not isinstance(tail, bytes):
-            return WAIT_FOR_DISK
-        sums = _sums_of(tail, name, payload_bytes)
-        if sums is None:
-            return DAMAGED
+        sums = _read_sums(fd, name, payload_bytes, read)
+        if not isinstance(sums, tuple):
+            return sums
         if verify == "always":
             return _fill_checked(fd, low, high, into, payload_bytes, sums, may_block=may_block)
     got = fill_range(fd, [into], low, may_block=may_block)
@@ -374,8 +385,7 @@ def _fill_checked(
     may_block: bool,
 ) -> Payload | WaitForDisk | DamagedBlock:
     """Read whole pages, what is wanted of them to its place and the rest aside; check them."""
-    first = low // PAGE_BYTES * PAGE_BYTES
-    last = min(-(-high // PAGE_BYTES) * PAGE_BYTES, payload_bytes)
+    first, last = pages_around(low, high, payload_bytes)
     before, after = memoryview(bytearray(low - first)), memoryview(bytearray(last - high))
     got = fill_range(fd, [before, into, after], first, may_block=may_block)
     if isinstance(got, WaitForDisk):

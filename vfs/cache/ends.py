@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from vfs.cache.block import PAGE_BYTES, Payload, Verify, block_path, payload_of
+from vfs.cache.block import Payload, Verify, block_path, pages_around, payload_of
 from vfs.core.localread import WaitForDisk
 from vfs.core.loop import run_in_thread
 
@@ -120,8 +120,7 @@ def piece_of(engine: CacheEngine, version: Version, number: int, span: Span) -> 
         return Piece(number, 0, length, length)  # what lies between them cannot be kept alone
     if head or tail:
         return Piece(number, head, length - tail, length)
-    low = span.low // PAGE_BYTES * PAGE_BYTES
-    high = min(-(-span.high // PAGE_BYTES) * PAGE_BYTES, length)
+    low, high = pages_around(span.low, span.high, length)
     at_one_end = (low == 0) != (high == length)
     if at_one_end and span.long:
         return Piece(number, low, high, length)

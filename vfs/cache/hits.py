@@ -76,13 +76,7 @@ class Hits:
         before = b""
         if first == last or last - first >= _FEW_BLOCKS:
             end = high if first == last else (first + 1) * grain
-            if self._in_memory:
-                found = self._block(version, first, low, end, None, may_block=may_block)
-            else:
-                start, stop = low - first * grain, end - first * grain
-                found = read_any(
-                    self._engine, version, first, start, stop, self._verify, may_block=may_block
-                )
+            found = self._block(version, first, low, end, None, may_block=may_block)
             if not isinstance(found, bytes):
                 return cast("WaitForDisk | None", found)
             if end == high:

@@ -141,13 +141,7 @@ class ObjectStoreReads(KeyValueFileSystem, abstract=True):
         etag = info.get("etag")
         if etag is None:
             return await self._read_pinned(key, start, end, info)
-        return await hop(self._view_pinned_here, key, start, end, etag)
-
-    async def _view_pinned_here(
-        self, key: str, start: int, end: int, etag: str
-    ) -> bytes | memoryview:
-        self._object(key)
-        buffers = await self._buffers(key, start, end, etag)
+        buffers = await hop(self._buffers, key, start, end, etag)
         count = sum(map(len, buffers))
         if count != end - start:
             raise _short(key, count, end - start)
