@@ -31,6 +31,7 @@ from tier_tools import (
 from vfs.core.engine import close_engines
 from vfs.errors import ConflictError, IntegrityError, UnavailableError
 from vfs.testing.servers import S3Server
+from vfs.tier.catalog import Catalog
 from vfs.tier.engine import UPLOAD_LOCKS
 from vfs.tier.filesystem import TierFileSystem
 from vfs.tier.hot import slot_of
@@ -95,6 +96,54 @@ def test_later_copy_with_the_same_inode_is_not_taken_for_clean(
     refuse_second.go_on.set()
     assert back.flush() == 0
     assert cold_of(tmp_path).cat_file("k") == b"second"
+
+
+def stop_before_marks(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """Let the uploader stop once cold has what was written, before the catalogue says so."""
+    gate, real = Gate(), Catalog.note_clean
+
+    def note_clean(self: Catalog, *args: Any) -> None:
+        if not gate.calls:
+            gate("")
+        real(self, *args)
+
+    monkeypatch.setattr(Catalog, "note_clean", note_clean)
+    return gate
+
+
+@pytest.mark.parametrize("verb", ["evict", "evict_all", "demote", "demote_all"])
+def test_flushed_copy_can_be_evicted_at_once(
+    back: TierFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """Cold has it, and the journal says so, before the catalogue does: EBUSY, or nothing freed."""
+    gate = stop_before_marks(monkeypatch)
+    back.pipe_file("d/k", b"value")
+    assert back.flush() == 0
+    assert gate.reached.wait(30)
+    path = "d" if verb.endswith("_all") else "d/k"
+    call = back.evict if verb.startswith("evict") else back.demote
+    assert call(path, recursive=verb.endswith("_all")) == 5
+    assert hot_files(tmp_path) == {}
+    gate.go_on.set()
+    assert back.cat_file("d/k") == b"value"
+
+
+def test_answer_of_cold_is_a_base_before_the_mark_is_off(
+    back: TierFileSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The etag is the base of the next write, whose conflict would otherwise go unseen."""
+    gate = stop_before_marks(monkeypatch)
+    back.pipe_file("k", b"value")
+    assert back.flush() == 0
+    assert gate.reached.wait(30)  # as if the process had died here
+    cold_of(tmp_path).pipe_file("k", b"foreign")
+    back._mover.uploader.rest()
+    back.pipe_file("k", b"ours")
+    gate.go_on.set()
+    back._mover.uploader.work()
+    with pytest.raises(ConflictError):
+        back.flush()
+    assert cold_of(tmp_path).cat_file("k") == b"foreign"
 
 
 def test_removal_while_uploading(back: TierFileSystem, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from vfs.errors import os_error
+from vfs.tier.journalrows import at_or_below
 
 __all__ = ["Catalog", "Reservation", "Row", "is_local_etag"]
 
@@ -292,12 +293,8 @@ class Catalog:
         INVARIANT: what is not in cold is never among those that may be evicted.
         (tests/tier/test_writeback.py::test_dirty_is_never_evicted)
         """
-        query = "SELECT key, size, inode FROM objects WHERE dirty=0"
-        arguments: tuple[str, ...] = ()
-        if prefix:
-            # '0' is the character after '/'.
-            query += " AND (key=? OR (key>? AND key<?))"
-            arguments = (prefix, f"{prefix}/", f"{prefix}0")
+        condition, arguments = at_or_below(prefix)
+        query = f"SELECT key, size, inode FROM objects WHERE dirty=0 AND {condition}"  # noqa: S608 - a constant
         with self.reading() as db:
             return db.execute(query, arguments).fetchall()
 
@@ -315,17 +312,22 @@ class Catalog:
             found = db.execute(query, (json.dumps(list(keys)),)).fetchall()
         return [_row(facts) for facts in found]
 
-    def note_clean(self, sent: Iterable[tuple[str, str | None, str | None]]) -> None:
-        """Record for (key, version here, etag in cold) that cold has these very copies.
+    def note_base(self, sent: Iterable[tuple[str, str | None, str | None]]) -> None:
+        """Record for (key, version here, etag in cold) what cold calls these very copies."""
+        with self.transaction() as db:
+            db.executemany(
+                "UPDATE objects SET base=? WHERE key=? AND etag IS ?",
+                [(base, key, etag) for key, etag, base in sent],
+            )
+
+    def note_clean(self, sent: Iterable[tuple[str, str | None]]) -> None:
+        """Record for (key, version here) that the journal no longer has these very copies.
 
         INVARIANT: a copy is known by its version, not by its inode: a later one may have the same.
         (tests/tier/test_uploader.py::test_later_copy_with_the_same_inode_is_not_taken_for_clean)
         """
         with self.transaction() as db:
-            db.executemany(
-                "UPDATE objects SET dirty=0, base=? WHERE key=? AND etag IS ?",
-                [(base, key, etag) for key, etag, base in sent],
-            )
+            db.executemany("UPDATE objects SET dirty=0 WHERE key=? AND etag IS ?", list(sent))
 
     def note_hash(self, key: str, inode: int, digest: str) -> None:
         """Record the checksum of a copy that has none."""
@@ -335,16 +337,20 @@ class Catalog:
                 (digest, key, inode),
             )
 
-    def dirty_inodes(self) -> Iterator[tuple[str, int]]:
-        """Yield the keys and inodes of the copies that are marked as missing in cold, by key.
+    def dirty_inodes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Yield keys and inodes of copies marked as missing in cold, at or below a key, by key.
 
         A page of them is in memory, however many they are.
         """
-        query = "SELECT key, inode FROM objects WHERE dirty=1 AND key>? ORDER BY key LIMIT ?"
+        condition, arguments = at_or_below(prefix)
+        query = (
+            f"SELECT key, inode FROM objects WHERE dirty=1 AND {condition} AND key>? "  # noqa: S608 - a constant
+            "ORDER BY key LIMIT ?"
+        )
         after = ""
         while True:
             with self.reading() as db:
-                found = db.execute(query, (after, _PAGE)).fetchall()
+                found = db.execute(query, (*arguments, after, _PAGE)).fetchall()
             yield from found
             if len(found) < _PAGE:
                 return

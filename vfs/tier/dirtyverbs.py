@@ -14,7 +14,7 @@ from vfs.core.clock import SYSTEM_CLOCK
 from vfs.core.loop import run_in_thread, wait
 from vfs.errors import ConflictError, IntegrityError, not_found, os_error
 from vfs.tier.breaker import Outage, outage_of
-from vfs.tier.journal import Change, Kind, State, below
+from vfs.tier.journal import Change, Kind, State, at_or_below
 from vfs.tier.schedule import waits_for
 from vfs.tier.status import PendingChange
 from vfs.types import Progress
@@ -218,10 +218,8 @@ _wait = wait
 
 def _wanted(key: str, upto: int) -> tuple[str, tuple[object, ...]]:
     """Return the SQL condition for what a flush waits for, and its arguments."""
-    if not key:
-        return "gen<=?", (upto,)
-    condition, arguments = below(key)
-    return f"({condition} OR key=?) AND gen<=?", (*arguments, key, upto)
+    condition, arguments = at_or_below(key)
+    return f"{condition} AND gen<=?", (*arguments, upto)
 
 
 def _left(store: DirtyStore, key: str, upto: int) -> int:

@@ -215,7 +215,7 @@ def _drop(engine: TierEngine, row: Row, kind: ProblemKind) -> None:
     engine.versions.pop(row.key, None)
     if row.dirty:
         # Its process died after cold had it, before that was noted.
-        engine.catalog.note_clean([(row.key, row.etag, row.base)])
+        engine.catalog.note_clean([(row.key, row.etag)])
     if kind == "missing":
         with engine.catalog.transaction() as db:
             remove_row(db, row.key, row.inode)

@@ -23,6 +23,7 @@ from vfs.errors import UnsupportedError, os_error
 from vfs.tier.change import ABSENT, Change, Draft, Kind, State, Totals
 from vfs.tier.journalrows import (
     COLUMNS,
+    at_or_below,
     below,
     change_of,
     hold_metadata_above,
@@ -34,7 +35,17 @@ from vfs.tier.journalrows import (
 )
 from vfs.tier.overlay import Outline
 
-__all__ = ["ABSENT", "Change", "Draft", "Journal", "Kind", "State", "Totals", "below"]
+__all__ = [
+    "ABSENT",
+    "Change",
+    "Draft",
+    "Journal",
+    "Kind",
+    "State",
+    "Totals",
+    "at_or_below",
+    "below",
+]
 
 #: Number of the schema on disk. A newer one is refused, an older one is brought up to date.
 SCHEMA_VERSION: Final = 2
@@ -268,9 +279,7 @@ class Journal:
 
     def get_below(self, prefix: str, *, itself: bool = False, limit: int = -1) -> list[Change]:
         """Return what is pending below a directory, and with ``itself`` at it; oldest first."""
-        condition, arguments = below(prefix)
-        if itself and prefix:
-            condition, arguments = f"({condition} OR key=?)", (*arguments, prefix)
+        condition, arguments = at_or_below(prefix) if itself else below(prefix)
         return self.select(condition, arguments, limit)
 
     def select(
@@ -472,10 +481,10 @@ class Journal:
 
     def folders(self, prefix: str = "") -> set[str]:
         """Return the directories that are to be removed, at a prefix and below it."""
-        condition, arguments = below(prefix)
-        query = f"SELECT key FROM folders WHERE {condition} OR key=?"  # noqa: S608 - as above
+        condition, arguments = at_or_below(prefix)
+        query = f"SELECT key FROM folders WHERE {condition}"  # noqa: S608 - as above
         with self._reading() as db:
-            return {row[0] for row in db.execute(query, (*arguments, prefix))}
+            return {row[0] for row in db.execute(query, arguments)}
 
 
 def _prepare(db: sqlite3.Connection, path: str) -> None:

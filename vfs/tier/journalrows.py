@@ -14,6 +14,7 @@ from vfs.tier.change import Change, Kind, State
 
 __all__ = [
     "COLUMNS",
+    "at_or_below",
     "below",
     "change_of",
     "hold_metadata_above",
@@ -36,6 +37,12 @@ def below(prefix: str, column: str = "key") -> tuple[str, tuple[str, ...]]:
         return "1", ()
     # '0' is the character after '/'.
     return f"({column}>? AND {column}<?)", (f"{prefix}/", f"{prefix}0")
+
+
+def at_or_below(prefix: str) -> tuple[str, tuple[str, ...]]:
+    """Return the SQL condition for an object's key and those below a directory of that name."""
+    condition, arguments = below(prefix)
+    return (f"({condition} OR key=?)", (*arguments, prefix)) if prefix else (condition, arguments)
 
 
 def change_of(row: tuple[Any, ...]) -> Change:

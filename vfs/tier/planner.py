@@ -25,6 +25,7 @@ from vfs.tier.history import claim_moves, cold_reads, recent_moves
 from vfs.tier.hot import slot_of
 from vfs.tier.journal import Change, Kind, State
 from vfs.tier.plan import Applied, Move, MoveAction, Plan
+from vfs.tier.recover import unmark_sent
 from vfs.tier.schedule import waits_for
 from vfs.types import Progress
 
@@ -374,6 +375,7 @@ class PlanVerbs:
     async def _keys_to_demote(self, path: str, recursive: bool) -> dict[str, None]:
         key = self._key(path)
         await self._flush(path)
+        await run_in_thread(unmark_sent, self._engine, key)
         if not recursive:
             if await run_in_thread(self._engine.catalog.row, key) is None:
                 return dict.fromkeys(await self._keys(path, recursive=False))

@@ -15,12 +15,12 @@ from vfs.observe import logger
 from vfs.tier.catalog import Row
 from vfs.tier.dirty import DirtyStore, digest_of
 from vfs.tier.hot import slot_of
-from vfs.tier.journal import Change, Kind, State
+from vfs.tier.journal import Change, Kind, State, at_or_below
 
 if TYPE_CHECKING:
     from vfs.tier.engine import TierEngine
 
-__all__ = ["rebuild_catalog", "recover", "redo_one"]
+__all__ = ["rebuild_catalog", "recover", "redo_one", "unmark_sent"]
 
 
 def rebuild_catalog(engine: TierEngine, boot: str) -> None:
@@ -172,8 +172,24 @@ def redo_one(engine: TierEngine, change: Change) -> bool:
         engine.locks.release(fd)
 
 
+def unmark_sent(engine: TierEngine, key: str) -> None:
+    """Let what cold has, at or below a key, be evicted, whoever is about to take its mark off.
+
+    INVARIANT: what a flush said cold has can be evicted and demoted from then on.
+    (tests/tier/test_uploader.py::test_flushed_copy_can_be_evicted_at_once)
+    """
+    store = engine.dirty()
+    if store is None:
+        return
+    marked = engine.catalog.dirty_inodes(key)
+    pending = store.journal.each(*at_or_below(key))
+    for marked_key, inode, change in _side_by_side(marked, pending):
+        if inode is not None and change is None:
+            _unmark(engine, marked_key)
+
+
 def _unmark(engine: TierEngine, key: str) -> None:
-    """Let a copy be evicted again whose process died between the journal and the catalogue."""
+    """Let a copy be evicted again that is marked between the journal and the catalogue."""
     store = engine.dirty_if_open()
     fd = engine.lock_for_change(key)
     if store is None or fd is None:
@@ -181,6 +197,6 @@ def _unmark(engine: TierEngine, key: str) -> None:
     try:
         row = engine.catalog.row(key)
         if row is not None and store.journal.get(key) is None:
-            engine.catalog.note_clean([(key, row.etag, row.base)])
+            engine.catalog.note_clean([(key, row.etag)])
     finally:
         engine.locks.release(fd)

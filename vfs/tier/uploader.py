@@ -226,9 +226,12 @@ class Uploader:
 
     def _record_done(self, store: DirtyStore, done: list[Outcome]) -> None:
         store.sync_names(o.change for o in done)
-        store.journal.finish((o.change, o.etag) for o in done)
         puts = [o for o in done if o.change.kind is Kind.PUT]
-        self.engine.catalog.note_clean((o.change.key, o.change.etag, o.etag) for o in puts)
+        # INVARIANT: a copy the journal no longer has has its version in cold, the next's base.
+        # (tests/tier/test_uploader.py::test_answer_of_cold_is_a_base_before_the_mark_is_off)
+        self.engine.catalog.note_base((o.change.key, o.change.etag, o.etag) for o in puts)
+        store.journal.finish((o.change, o.etag) for o in done)
+        self.engine.catalog.note_clean((o.change.key, o.change.etag) for o in puts)
         self._drop_unsyncable(store, puts)
         for outcome in done:
             change = outcome.change

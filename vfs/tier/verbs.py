@@ -19,6 +19,7 @@ from vfs.tier.breaker import Outage, outage_of
 from vfs.tier.claim import hot_name_allowed
 from vfs.tier.dirtyverbs import pending_of
 from vfs.tier.journal import ABSENT, Change, Kind, State, Totals
+from vfs.tier.recover import unmark_sent
 from vfs.tier.status import ObjectStatus, TierStats, tier_html
 from vfs.types import Progress
 
@@ -227,6 +228,7 @@ class TierVerbs:
         del tier  # there is one directory
         self._require_hot(path)
         engine, key = self._engine, self._key(path)
+        await run_in_thread(unmark_sent, engine, key)
         rows = await run_in_thread(engine.catalog.rows, key)
         if not recursive:
             rows = [row for row in rows if row[0] == key]
