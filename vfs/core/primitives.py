@@ -35,6 +35,8 @@ PRIMITIVES = (
     "get_object",
     "get_path",
     "get_start",
+    "get_whole",
+    "get_whole",
     "head_object",
     "list_directory",
     "list_objects",
@@ -231,6 +233,13 @@ class Primitives(AsyncFileSystem):  # type: ignore[misc]  # fsspec carries no ty
         """Return ``(ObjectInfo, last bytes)`` by one request (optional).
 
         None where the answer does not tell the version, or the backend has no such request.
+        """
+        raise NotImplementedError
+
+    def get_whole(self, key: str) -> Any:
+        """Return ``(ObjectInfo, bytes)`` of an object by the requests of a read (optional).
+
+        None for the facts where no answer tells the version.
         """
         raise NotImplementedError
 

@@ -234,15 +234,34 @@ class Target:
         A suffix of a small object may come back longer from filesystems that ignore it; the
         result is cut, and never shorter than the object allows.
         """
-        if start is None and end is None:
-            # INVARIANT: the parts of an object are of one version
-            # (tests/backends/test_s3_faults.py::test_object_replaced_between_two_parts_of_a_read).
-            data = await read_whole(self, path) if self._keys_only and not self.ours else None
-            if data is None:
-                data = await self.call("cat_file", path)
-        else:
+        if start is not None or end is not None:
             data = await self._cat_range(path, start, end)
+        elif self._keys_only and not self.ours:
+            data = (await self.cat_whole(path))[1]
+        else:
+            data = await self.call("cat_file", path)
         return data if isinstance(data, bytes) else bytes(data)
+
+    async def cat_whole(self, path: str) -> tuple[ObjectInfo | None, bytes]:
+        """Return an object, and what it is where the answer with its bytes tells.
+
+        Notes
+        -----
+        Cost: that of :meth:`cat_file`.
+        """
+        # INVARIANT: the parts of an object are of one version
+        # (tests/backends/test_s3_faults.py::test_object_replaced_between_two_parts_of_a_read).
+        found: tuple[ObjectInfo | None, bytes] | None = None
+        if self.ours and self.fs.gives("get_whole"):
+            self.renew_if_forked()
+            self.requests["cat_file"] += 1
+            found = await self.fs._call("get_whole", path)
+        elif self._keys_only and not self.ours:
+            found = await read_whole(self, path)
+        if found is not None:
+            return found
+        data = await self.call("cat_file", path)
+        return None, data if isinstance(data, bytes) else bytes(data)
 
     async def _cat_range(self, path: str, start: int | None, end: int | None) -> Any:
         if start is not None and end is not None and 0 <= end <= start:

@@ -18,7 +18,7 @@ from vfs.types import ObjectInfo
 if TYPE_CHECKING:
     from vfs.core.target import Target
 
-__all__ = ["download_whole", "read_whole"]
+__all__ = ["download_whole", "of_one_version", "read_whole"]
 
 T = TypeVar("T")
 
@@ -30,8 +30,8 @@ _PARTS_AT_ONCE: Final = 10
 _TRIES: Final = 5
 
 
-async def read_whole(target: Target, path: str) -> bytes | None:
-    """Return an object; None where it takes another way, as for an empty one.
+async def read_whole(target: Target, path: str) -> tuple[ObjectInfo, bytes] | None:
+    """Return an object and what it is; None where it takes another way, as for an empty one.
 
     Raises
     ------
@@ -43,19 +43,19 @@ async def read_whole(target: Target, path: str) -> bytes | None:
     Cost: one request up to 8 MiB (s3fs asks for the size before), then one more for each 8 MiB.
     """
 
-    async def attempt() -> bytes | None:
+    async def attempt() -> tuple[ObjectInfo, bytes] | None:
         began = await target.cat_start(path, _PART_BYTES)
         if began is None:
             return None
         info, first = began
         parts = _parts_after(len(first), info.size)
         if not parts:
-            return first
+            return info, first
         calls = [partial(target.cat_version, path, low, high, info) for low, high in parts]
         rest: list[Any] = await gather(calls, limit=_PARTS_AT_ONCE)
-        return b"".join([first, *rest])
+        return info, b"".join([first, *rest])
 
-    return await _of_one_version(attempt)
+    return await of_one_version(attempt)
 
 
 async def download_whole(target: Target, path: str, local: str) -> bool:
@@ -77,7 +77,7 @@ async def download_whole(target: Target, path: str, local: str) -> bool:
             await _write_parts(target, path, local, *began)
         return began is not None
 
-    return await _of_one_version(attempt)
+    return await of_one_version(attempt)
 
 
 async def _write_parts(
@@ -101,7 +101,8 @@ def _parts_after(done: int, size: int) -> list[tuple[int, int]]:
     return [(low, min(low + _PART_BYTES, size)) for low in range(done, size, _PART_BYTES)]
 
 
-async def _of_one_version(attempt: Callable[[], Awaitable[T]]) -> T:
+async def of_one_version(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Begin a read again where the object was replaced before its last byte came."""
     for turn in range(_TRIES):
         try:
             return await attempt()

@@ -69,9 +69,10 @@ class Row:
     """One hot copy.
 
     ``etag`` and ``mtime`` are those of the cold object it equals; None while nobody asked. A copy
-    that was written here keeps the ones it had before cold had it; ``base`` is then its etag in
-    the cold store, once it is known. ``dirty``: the journal says that cold lacks it. ``hash`` is
-    the xxh3 of the bytes that were written; None where an older version of the library wrote them.
+    that was written here keeps the ones it had before cold had it. ``base`` is the etag that cold
+    gave these very bytes, told by the answer to their upload or read; None where it was not.
+    ``dirty``: the journal says that cold lacks it. ``hash`` is the xxh3 of the bytes that were
+    written; None where an older version of the library wrote them.
     """
 
     key: str
@@ -404,8 +405,8 @@ class Catalog:
             if self.boot() == boot:
                 return  # another process was faster
             # In a table, not in memory: there may be millions.
-            db.execute("CREATE TEMP TABLE known (key PRIMARY KEY, size, inode, etag, mtime, hash)")
-            columns = "key, size, inode, etag, mtime, hash"
+            columns = "key, size, inode, etag, mtime, base, hash"
+            db.execute(f"CREATE TEMP TABLE known ({columns}, PRIMARY KEY (key))")
             db.execute(f"INSERT INTO known SELECT {columns} FROM objects")  # noqa: S608 - a constant
             db.execute("DELETE FROM objects")
             db.execute("DELETE FROM reservations")
@@ -413,11 +414,11 @@ class Catalog:
             for key, facts in found:
                 row = Row(key, facts.st_size, facts.st_ino)
                 old = db.execute(
-                    "SELECT etag, mtime, hash FROM known WHERE key=? AND size=? AND inode=?",
+                    "SELECT etag, mtime, base, hash FROM known WHERE key=? AND size=? AND inode=?",
                     (key, row.size, row.inode),
                 ).fetchone()
                 if old is not None:
-                    row = replace(row, etag=old[0], mtime=old[1], hash=old[2])
+                    row = replace(row, etag=old[0], mtime=old[1], base=old[2], hash=old[3])
                 if (owed := dirty(key)) is not None:
                     row = replace(owed, size=facts.st_size, inode=facts.st_ino)
                 _insert(db, row)

@@ -151,7 +151,7 @@ class HotStore:
         self,
         staging: Staging,
         reservation: Reservation,
-        version: tuple[str | None, float | None],
+        base: str | None,
         digest: str,
     ) -> None:
         """Publish a complete staged file as the hot copy of its key.
@@ -160,8 +160,8 @@ class HotStore:
         ----------
         staging, reservation
             The file and the bytes set aside for it.
-        version : tuple
-            Etag and mtime of the cold object, None where unknown.
+        base : str or None
+            Etag of the cold object, told by the answer to its read or write.
         digest : str
             The xxh3 of the bytes that the file was to hold.
 
@@ -172,7 +172,7 @@ class HotStore:
         fsync(staging.fd)
         path = self.path(reservation.key)
         found = os.fstat(staging.fd)
-        row = Row(reservation.key, found.st_size, found.st_ino, *version, hash=digest)
+        row = Row(reservation.key, found.st_size, found.st_ino, base=base, hash=digest)
         self.heat.forget(found.st_ino)
         try:
             with self.catalog.transaction() as db:

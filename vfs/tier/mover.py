@@ -178,9 +178,10 @@ class Mover:
         if size is not None and size > _THROUGH_MEMORY_BYTES:
             await self._stream(key, size, generation)
             return None
-        data = await self.cold.cat_file(self.cold_path(key))
+        info, data = await self.cold.cat_whole(self.cold_path(key))
         if len(data) <= limit_bytes:
-            await self.install(key, Content(data), generation)
+            base = None if info is None else info.etag
+            await self.install(key, Content(data), generation, base)
         return data
 
     async def _stream(self, key: str, size: int, generation: int | None) -> None:
@@ -201,14 +202,18 @@ class Mover:
                     message = f"{got} bytes came from the cold store instead of {size}"
                     raise IntegrityError(message, key)
                 digest = await run_in_thread(digest_of, staging.path)
-                await self._install_if_unchanged(staging, reservation, generation, digest)
+                await self._install_if_unchanged(staging, reservation, generation, digest, None)
         except OSError as error:
             if error.errno not in _DISK_ERRNO:
                 raise  # from cold
             self._note_failure(key, size, error)
 
-    async def install(self, key: str, content: Content, generation: int | None) -> bool:
+    async def install(
+        self, key: str, content: Content, generation: int | None, base: str | None = None
+    ) -> bool:
         """Publish bytes as the hot copy if no change has begun since ``generation``.
+
+        ``base`` is cold's etag of these very bytes, if it is known.
 
         Returns
         -------
@@ -224,7 +229,9 @@ class Mover:
                 return False
             async with self._staged(reservation) as staging:
                 digest = await run_in_thread(self._fill, staging, content)
-                return await self._install_if_unchanged(staging, reservation, generation, digest)
+                return await self._install_if_unchanged(
+                    staging, reservation, generation, digest, base
+                )
         except OSError as error:
             self._note_failure(key, content.size, error)
             return False
@@ -242,7 +249,12 @@ class Mover:
         return digest_of(staging.path)
 
     async def _install_if_unchanged(
-        self, staging: Any, reservation: Reservation, generation: int, digest: str
+        self,
+        staging: Any,
+        reservation: Reservation,
+        generation: int,
+        digest: str,
+        base: str | None,
     ) -> bool:
         slot = slot_of(reservation.key)
         # A writer that holds the lock is about to install its own bytes: do not wait for it.
@@ -250,7 +262,7 @@ class Mover:
         if fd is None:
             return False
         try:
-            return await self._install_held(staging, reservation, generation, digest)
+            return await self._install_held(staging, reservation, generation, digest, base)
         finally:
             self.engine.locks.release(fd)
 
@@ -260,21 +272,16 @@ class Mover:
         reservation: Reservation,
         generation: int,
         digest: str,
-        etag: str | None = None,
+        base: str | None,
     ) -> bool:
-        """Install under the key's writer lock; the etag is cold's of these very bytes.
+        """Install under the key's writer lock; ``base`` is cold's etag of these very bytes.
 
         INVARIANT: bytes fetched before or during a change are never installed after it.
         (tests/interop/test_staleness.py::test_fetch_begun_during_a_change_is_not_installed)
         """
         if self.engine.generations.get(slot_of(reservation.key)) != generation:
             return False
-        if self.freshness is None:
-            etag = None
-        elif etag is not None:
-            await self.freshness.share()
-        version = etag, None
-        await run_in_thread(self.engine.hot.install, staging, reservation, version, digest)
+        await run_in_thread(self.engine.hot.install, staging, reservation, base, digest)
         self.engine.promotions += 1
         emit(Event("promoted", reservation.key, reservation.size))
         return True

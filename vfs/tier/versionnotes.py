@@ -28,11 +28,18 @@ def note_version(
     """Record of which cold version a hot copy is, unless a change has begun meanwhile.
 
     Where others write to cold (:func:`share`), only if it was ``compared`` before and after the
-    copy was fetched: what cold has now may be newer than the copy.
+    copy was fetched: what cold has now may be newer than the copy. Never another one than the
+    answer with its bytes told.
+
+    INVARIANT: what cold has now is not taken for what was read from it.
+    (tests/tier/test_promoted_versions.py::test_foreign_write_since_it_was_read_is_a_conflict)
     """
     with catalog.transaction() as db:
         if unchanged() and (compared or not db.execute(_IS_SHARED).fetchone()):
-            db.execute("UPDATE objects SET etag=?, mtime=? WHERE key=?", (etag, mtime, key))
+            db.execute(
+                "UPDATE objects SET etag=?, mtime=? WHERE key=? AND (base IS NULL OR base=?)",
+                (etag, mtime, key, etag),
+            )
 
 
 def share(catalog: Catalog) -> None:

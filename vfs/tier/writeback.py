@@ -324,7 +324,7 @@ class WriteBack:
 
     async def removal(self, key: str, known: Version | None) -> Intent:
         """Return the change that removes a key; ``known`` is its version, asked before a fence."""
-        base = await run_in_thread(self._base, key, known)
+        base = await run_in_thread(lambda: self._base(key, known, removes=True))
         return Intent([Draft(key, Kind.DELETE, SYSTEM_CLOCK.wall_s(), base)])
 
     async def commit(self, intent: Intent) -> None:
@@ -334,9 +334,16 @@ class WriteBack:
         await self.engine.committer.run(self.engine.owing(), intent)
         self.mover.uploader.start(written=True)
 
-    def _base(self, key: str, known: Version | None) -> str | None:
-        """Return the etag of the cold object a change is based on, if it is known."""
+    def _base(self, key: str, known: Version | None, *, removes: bool = False) -> str | None:
+        """Return the etag of the cold object a change is based on, if it is known.
+
+        What was only read is removed without a condition: that would cost a request an object,
+        where a bulk request removes a thousand, to guard against writers the user has excluded.
+        """
         row = self.engine.catalog.row(key)
+        alone = self.mover.freshness is None
+        if row is not None and removes and row.etag is None and alone:
+            row = None
         if row is not None and row.cold_etag is not None:
             return row.cold_etag
         if known is not None and not is_local_etag(known.etag):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Final, TypeVar, cast
 
 import obstore
@@ -16,6 +17,7 @@ from vfs.backends.obstore.errors import status_of, translate_obstore
 from vfs.core.keyvalue import KeyValueFileSystem
 from vfs.core.loop import gather, hop, run_in_thread
 from vfs.core.ranges import resolve
+from vfs.core.wholereads import of_one_version
 from vfs.errors import (
     ConflictError,
     IntegrityError,
@@ -44,8 +46,6 @@ T = TypeVar("T")
 PART_BYTES: Final = 8 << 20
 #: Parts of one object in flight together: 128 MiB of buffers, and 1.3 GB/s at that rate.
 _PARTS_AT_ONCE: Final = 16
-#: How often a read begins again because the object was replaced before its last byte came.
-_TRIES: Final = 5
 
 _UNSATISFIABLE: Final = 416
 _NOT_IMPLEMENTED: Final = 501
@@ -129,13 +129,15 @@ class ObjectStoreReads(KeyValueFileSystem, abstract=True):
         are needed and one is negative.
         """
         self._object(key)
-        for attempt in range(_TRIES):
-            try:
-                return b"".join(await self._buffers(key, start, end, if_match))
-            except ConflictError:
-                if if_match is not None or attempt + 1 == _TRIES:
-                    raise
-        raise AssertionError
+        once = if_match is not None
+        buffers = partial(self._buffers, key, start, end, if_match)
+        return b"".join(await (buffers() if once else of_one_version(buffers)))
+
+    async def get_whole(self, key: str) -> tuple[ObjectInfo | None, bytes]:
+        """Return an object and what it is, by the requests that :meth:`get_object` makes."""
+        self._object(key)
+        info, buffers = await of_one_version(partial(self._read, key, 0, None, None))
+        return info, b"".join(buffers)
 
     async def _view_pinned(self, key: str, start: int, end: int, info: Info) -> bytes | memoryview:
         etag = info.get("etag")
@@ -159,13 +161,13 @@ class ObjectStoreReads(KeyValueFileSystem, abstract=True):
                 data = await self._read_small(key, first, end)
                 if data is not None:
                     return [data]
-            return await self._read(key, first, end, if_match)
+            return (await self._read(key, first, end, if_match))[1]
         if end is None:
             return await self._suffix(key, -cast("int", start), if_match)
         info = await self.head_object(key)
         _check(key, info, if_match)
         first, last = resolve(start, end, info.size)
-        return await self._read(key, first, last, info.etag) if first < last else []
+        return (await self._read(key, first, last, info.etag))[1] if first < last else []
 
     async def _read_small(self, key: str, start: int, end: int) -> Any:
         """Read a range by the shortest way; None where the answer has to be looked at.
@@ -180,27 +182,33 @@ class ObjectStoreReads(KeyValueFileSystem, abstract=True):
                 raise translate_obstore(error, "cat_file", key) from error
         return None
 
-    async def _read(self, key: str, start: int, end: int | None, if_match: str | None) -> list[Any]:
-        """Return the buffers of a range; the first answer tells how many parts follow."""
+    async def _read(
+        self, key: str, start: int, end: int | None, if_match: str | None
+    ) -> tuple[ObjectInfo | None, list[Any]]:
+        """Return what an object is and a range's buffers.
+
+        The first answer tells both how many parts follow and what the object is; None for the
+        latter where it does not tell the version.
+        """
         first_end = start + PART_BYTES if end is None else min(end, start + PART_BYTES)
         answer = await self._start(key, start, first_end, if_match)
         if answer is None:
-            return []
+            return None, []
         info = describe(key, answer.meta)
         stop = info.size if end is None else min(end, info.size)
         if answer.range != (start, min(first_end, stop)):
-            return [await self._whole(key, answer, start, stop)]
+            return _told(info), [await self._whole(key, answer, start, stop)]
         if info.etag is None and first_end < stop:
             # Nothing would tell parts of one version from those of another: one request, then.
             answer = await self._start(key, start, stop, None)
-            return [] if answer is None else [await self._body(key, answer, stop - start)]
+            return None, [] if answer is None else [await self._body(key, answer, stop - start)]
         calls: list[Callable[[], Awaitable[Any]]] = [
             lambda: self._body(key, answer, min(first_end, stop) - start)
         ]
         for low in range(first_end, stop, PART_BYTES):
             high = min(low + PART_BYTES, stop)
             calls.append(lambda low=low, high=high: self._part(key, low, high, info.etag))  # type: ignore[misc]
-        return await gather(calls, limit=_PARTS_AT_ONCE)
+        return _told(info), await gather(calls, limit=_PARTS_AT_ONCE)
 
     async def _start(self, key: str, start: int, end: int, if_match: str | None) -> Any:
         """Ask for a range; None if the object ends before it."""
@@ -233,7 +241,7 @@ class ObjectStoreReads(KeyValueFileSystem, abstract=True):
             info = await self.head_object(key)
             _check(key, info, if_match)
             first, last = resolve(-count, None, info.size)
-            return await self._read(key, first, last, info.etag) if first < last else []
+            return (await self._read(key, first, last, info.etag))[1] if first < last else []
         first, last = _same(key, answer, if_match).range
         if last - first != min(count, int(answer.meta["size"])):
             raise _short(key, last - first, count)
@@ -285,14 +293,7 @@ class ObjectStoreReads(KeyValueFileSystem, abstract=True):
 
     async def get_path(self, key: str, local: str) -> None:
         """Write an object into a local file; memory is bounded by the parts in flight."""
-        for attempt in range(_TRIES):
-            try:
-                await self._download(key, local)
-            except ConflictError:
-                if attempt + 1 == _TRIES:
-                    raise
-            else:
-                return
+        await of_one_version(partial(self._download, key, local))
 
     async def _download(self, key: str, local: str) -> None:
         answer = await self._start(key, 0, PART_BYTES, None)
@@ -315,6 +316,10 @@ class ObjectStoreReads(KeyValueFileSystem, abstract=True):
             await run_in_thread(os.ftruncate, fd, info.size)
         finally:
             os.close(fd)
+
+
+def _told(info: ObjectInfo) -> ObjectInfo | None:
+    return info if info.etag is not None else None
 
 
 def describe(key: str, meta: Mapping[str, Any]) -> ObjectInfo:
