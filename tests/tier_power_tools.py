@@ -9,7 +9,7 @@ import os
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -93,6 +93,11 @@ class LoggedCold(MemFileSystem):
     def get_now(self, *args: Any, **kwargs: Any) -> bytes | None:
         return None
 
+    def get_whole(self, key: str) -> tuple[ObjectInfo, bytes]:
+        """Tell the version with the bytes, as object stores do."""
+        value, info = self._entry(key)
+        return info, value
+
     def delete_object(self, key: str) -> None:
         self._change(lambda: super(LoggedCold, self).delete_object(key))
 
@@ -171,14 +176,14 @@ class Run:
         self.tier.pipe(values)
         self.recorder.mark(("done",))
 
-    def overtake(self, keys: Iterable[str]) -> None:
+    def overtake(self, sets: Mapping[str, bytes | None]) -> None:
         """Note whose last write a change is not based on an older version than: it may replace it.
 
         So it is where somebody's write was read before, or no version was known at all.
         """
-        for key in keys:
+        for key, value in sets.items():
             found = LoggedCold.objects.values.get(f"cold/{key}")
-            base = base_of(self.tier, key)
+            base = base_of(self.tier, key, removes=value is None)
             if found is not None and base in {None, LoggedCold().info(f"cold/{key}")["etag"]}:
                 self.recorder.mark(("overtaken", key))
 
@@ -231,14 +236,13 @@ class Run:
             self.tier.cat_file(key)
 
 
-def base_of(tier: TierFileSystem, key: str) -> str | None:
+def base_of(tier: TierFileSystem, key: str, *, removes: bool = False) -> str | None:
     """Return the version of a key's object in cold that a change would be based on."""
     store = tier._engine.dirty()
     change = None if store is None else store.journal.get(key)
     if change is not None:
         return change.base
-    row = tier._engine.catalog.row(key)
-    return None if row is None else row.cold_etag
+    return tier._mover.back._base(key, None, removes=removes)
 
 
 def rest(uploader: Any) -> None:
