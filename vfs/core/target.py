@@ -243,22 +243,14 @@ class Target:
         return data if isinstance(data, bytes) else bytes(data)
 
     async def cat_whole(self, path: str) -> tuple[ObjectInfo | None, bytes]:
-        """Return an object, and what it is where the answer with its bytes tells.
-
-        Notes
-        -----
-        Cost: that of :meth:`cat_file`.
-        """
+        """Return an object, and what it is where the answer with its bytes tells, at no cost."""
         # INVARIANT: the parts of an object are of one version
         # (tests/backends/test_s3_faults.py::test_object_replaced_between_two_parts_of_a_read).
-        found: tuple[ObjectInfo | None, bytes] | None = None
         if self.ours and self.fs.gives("get_whole"):
             self.renew_if_forked()
             self.requests["cat_file"] += 1
-            found = await self.fs._call("get_whole", path)
-        elif self._keys_only and not self.ours:
-            found = await read_whole(self, path)
-        if found is not None:
+            return cast("tuple[ObjectInfo | None, bytes]", await self.fs._call("get_whole", path))
+        if self._keys_only and not self.ours and (found := await read_whole(self, path)):
             return found
         data = await self.call("cat_file", path)
         return None, data if isinstance(data, bytes) else bytes(data)

@@ -14,7 +14,8 @@ from vfs.core.clock import SYSTEM_CLOCK
 from vfs.core.loop import run_in_thread, wait
 from vfs.errors import ConflictError, IntegrityError, not_found, os_error
 from vfs.tier.breaker import Outage, outage_of
-from vfs.tier.journal import Change, Kind, State, at_or_below
+from vfs.tier.journal import Change, Kind, State
+from vfs.tier.journalrows import at_or_below
 from vfs.tier.schedule import waits_for
 from vfs.tier.status import PendingChange
 from vfs.types import Progress

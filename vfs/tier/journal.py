@@ -35,17 +35,7 @@ from vfs.tier.journalrows import (
 )
 from vfs.tier.overlay import Outline
 
-__all__ = [
-    "ABSENT",
-    "Change",
-    "Draft",
-    "Journal",
-    "Kind",
-    "State",
-    "Totals",
-    "at_or_below",
-    "below",
-]
+__all__ = ["ABSENT", "Change", "Draft", "Journal", "Kind", "State", "Totals", "below"]
 
 #: Number of the schema on disk. A newer one is refused, an older one is brought up to date.
 SCHEMA_VERSION: Final = 2

@@ -15,7 +15,8 @@ from vfs.observe import logger
 from vfs.tier.catalog import Row
 from vfs.tier.dirty import DirtyStore, digest_of
 from vfs.tier.hot import slot_of
-from vfs.tier.journal import Change, Kind, State, at_or_below
+from vfs.tier.journal import Change, Kind, State
+from vfs.tier.journalrows import at_or_below
 
 if TYPE_CHECKING:
     from vfs.tier.engine import TierEngine
