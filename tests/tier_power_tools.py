@@ -22,12 +22,13 @@ from tier_tools import AT_ONCE, forget
 import vfs.tier.engine as engine_module
 from vfs.backends.mem import MemFileSystem, _Objects
 from vfs.core.clock import SYSTEM_CLOCK
-from vfs.core.loop import drive
+from vfs.core.loop import drive, wait
 from vfs.errors import ConfigError
 from vfs.testing.crash import Crash, Simulation, Tally, empty
 from vfs.testing.crashlog import Log, Mark, Recorder
 from vfs.testing.crashmodels import MODELS, DiskModel, Kill
 from vfs.tier.catalog import Reservation
+from vfs.tier.engine import TierEngine
 from vfs.tier.filesystem import TierFileSystem
 from vfs.tier.group import Intent
 from vfs.tier.journal import Draft, Kind
@@ -126,6 +127,7 @@ class Seen(NamedTuple):
     faults: tuple[str, ...]  # wrong whatever was acknowledged
     cold: tuple[tuple[str, bytes], ...]  # after everything was sent
     left: tuple[tuple[str, str], ...]  # what could not be sent, and why
+    above: tuple[str, ...] = ()  # copies that are not what the directory below has
     foreign: str = ""  # the key somebody else has changed while the machine was down
 
 
@@ -176,6 +178,12 @@ class Run:
         self.tier.pipe(values)
         self.recorder.mark(("done",))
 
+    @property
+    def last(self) -> TierFileSystem:
+        """The directory that owes cold what was written: the lower one, where there are two."""
+        found: TierFileSystem = self.tier._last  # type: ignore[assignment]
+        return found
+
     def overtake(self, sets: Mapping[str, bytes | None]) -> None:
         """Note whose last write a change is not based on an older version than: it may replace it.
 
@@ -183,7 +191,7 @@ class Run:
         """
         for key, value in sets.items():
             found = LoggedCold.objects.values.get(f"cold/{key}")
-            base = base_of(self.tier, key, removes=value is None)
+            base = base_of(self.last, key, removes=value is None)
             if found is not None and base in {None, LoggedCold().info(f"cold/{key}")["etag"]}:
                 self.recorder.mark(("overtaken", key))
 
@@ -201,7 +209,7 @@ class Run:
 
     def sending(self, call: Callable[[], object]) -> None:
         """Do something while the uploader works."""
-        uploader = self.tier._mover.uploader
+        uploader = self.last._mover.uploader
         uploader._stopping = False
         with contextlib.suppress(OSError):
             call()
@@ -216,7 +224,7 @@ class Run:
 
     def foreign(self, key: str) -> None:
         """Let somebody else change an object of cold whose version the tier has seen."""
-        if base_of(self.tier, key):
+        if base_of(self.last, key):
             data = b"foreign" + self.payload()
             self.recorder.mark(("foreign comes", key, data))
             LoggedCold().pipe_file(f"cold/{key}", data)
@@ -224,6 +232,11 @@ class Run:
 
     def evict(self) -> None:
         self.tier.evict("", recursive=True)
+
+    def evict_from(self, number: int) -> None:
+        """Drop the copies of one directory."""
+        with contextlib.suppress(OSError):
+            self.tier.evict("", recursive=True, tier=self.tier._directories()[number])
 
     def promote(self, key: str) -> None:
         """Let cold have the only copy, and read it."""
@@ -237,12 +250,18 @@ class Run:
 
 
 def base_of(tier: TierFileSystem, key: str, *, removes: bool = False) -> str | None:
-    """Return the version of a key's object in cold that a change would be based on."""
+    """Return the version of a key's object in cold that a change is to be based on.
+
+    What was only read, and not written here, is removed without a condition.
+    """
     store = tier._engine.dirty()
     change = None if store is None else store.journal.get(key)
     if change is not None:
         return change.base
-    return tier._mover.back._base(key, None, removes=removes)
+    row = tier._engine.catalog.row(key)
+    if row is None or (removes and row.etag is None):
+        return None
+    return row.cold_etag
 
 
 def rest(uploader: Any) -> None:
@@ -271,6 +290,8 @@ def scenario(run: Run, seed: int, steps: int = 7) -> None:
         run.foreign,
         run.put_while_sending,
     ]
+    if run.last is not run.tier:
+        verbs += [lambda _: run.evict_from(0), lambda _: run.evict_from(1), run.read]
     for _ in range(steps):
         key = choose.choice(KEYS[:3])
         with contextlib.suppress(FileExistsError):
@@ -279,13 +300,15 @@ def scenario(run: Run, seed: int, steps: int = 7) -> None:
         run.flush()
 
 
-def open_logged(top: Path | str, **options: Any) -> TierFileSystem:
-    """Open the tier of a directory over the logged cold store."""
+def open_logged(top: Path | str, *, two: bool = False, **options: Any) -> TierFileSystem:
+    """Open the tier of a directory, or of two, over the logged cold store."""
     fsspec.register_implementation("loggedcold", LoggedCold, clobber=True)
     given = {"write": "back", "max_bytes": LIMIT_BYTES, "quiet_s": 0.0, **AT_ONCE, **options}
-    found: TierFileSystem = fsspec.filesystem(
-        "tier", hot=f"{top}/hot", cold="loggedcold://cold", **given
-    )
+    if two:
+        given["tiers"] = [f"{top}/hot/above", f"{top}/hot/below", "loggedcold://cold"]
+    else:
+        given |= {"hot": f"{top}/hot", "cold": "loggedcold://cold"}
+    found: TierFileSystem = fsspec.filesystem("tier", **given)
     return found
 
 
@@ -300,7 +323,14 @@ def booted(name: str) -> Iterator[None]:
         engine_module._boot_id = real
 
 
-def record(top: Path, act: Callable[[Run], None], seed: int, durability: str = "power") -> Log:
+def record(
+    top: Path,
+    act: Callable[[Run], None],
+    seed: int,
+    durability: str = "power",
+    *,
+    two: bool = False,
+) -> Log:
     """Run something on a new tier, from its first use on, and return the log."""
     LoggedCold.restore({})
     recorder = Recorder(f"{top}/hot")
@@ -308,8 +338,8 @@ def record(top: Path, act: Callable[[Run], None], seed: int, durability: str = "
     LoggedCold.recorder = recorder
     try:
         with booted("boot 0"), recorder.recording():
-            tier = open_logged(top, durability=durability, rules=list(RULES))
-            tier._mover.uploader.rest()
+            tier = open_logged(top, two=two, durability=durability, rules=list(RULES))
+            tier._last._mover.uploader.rest()
             tier._engine.usable()
             act(Run(tier, recorder, random.Random(f"values/{seed}")))
     finally:
@@ -325,18 +355,22 @@ class Reopened:
     """One tier, opened again and again on what crashes have left; everything on this thread.
 
     The coroutines are those of every other user; only loop and threads, which crashes do not
-    concern, are left out: they cost ten times as much as recovery itself.
+    concern, are left out: they cost ten times as much as recovery itself. Of two directories the
+    upper one asks the lower one by way of the loop, as it always does.
     """
 
-    def __init__(self, top: Path | str, durability: str = "power") -> None:
+    def __init__(self, top: Path | str, durability: str = "power", *, two: bool = False) -> None:
         self.place = f"{top}/hot"
         os.makedirs(self.place, exist_ok=True)
         # Reads leave no copies: those would hide what recovery has made of a key.
-        self.tier = open_logged(top, durability=durability, promote="never")
-        self.engine = self.tier._engine
+        self.tier = open_logged(top, two=two, durability=durability, promote="never")
+        self.last: Any = self.tier._last
+        self.engine: TierEngine = self.last._engine
+        self.engines = list(dict.fromkeys([self.tier._engine, self.engine]))
         self.boot = 0
+        self._run: Callable[..., Any] = wait if two else lambda f, *args: drive(f(*args))
         # Nothing is sent behind our back: the I/O loop need not even be woken.
-        self.tier._mover.uploader.start_soon = lambda: None  # type: ignore[method-assign]
+        self.last._mover.uploader.start_soon = lambda: None  # type: ignore[method-assign]
         self._known: dict[bytes, Seen] = {}
 
     def open(self, crash: Crash) -> dict[int, int]:
@@ -344,35 +378,37 @@ class Reopened:
         self.close()
         empty(self.place)
         numbers = crash.lay_out(self.place)
-        _tell_inodes(f"{self.place}/.vfs/catalog.sqlite", numbers)
+        for engine in self.engines:
+            _tell_inodes(f"{engine.root}/.vfs/catalog.sqlite", numbers)
         LoggedCold.restore(crash.log.remotes[crash.image.remote])
         return numbers
 
     def close(self) -> None:
-        self.engine.close()
-        self.engine._reset()
-        self.tier._mover.uploader.rest()
+        for engine in self.engines:
+            engine.close()
+            engine._reset()
+        self.last._mover.uploader.rest()
 
     def recover(self) -> None:
         """Open the tier, which recovers."""
-        self.engine.usable()
+        self.tier._engine.usable()
 
     def send(self) -> tuple[tuple[str, str], ...]:
         """Send everything, as a flush does; return what could not be sent."""
-        store, uploader = self.engine.owing(), self.tier._mover.uploader
+        store, uploader = self.engine.owing(), self.last._mover.uploader
         store.journal.ask_for_flush()
         for _ in range(_TURNS):
             turn = uploader._schedule(store).next_turn(SYSTEM_CLOCK.wall_s())
             if not turn:
                 break
-            drive(uploader._take(store, turn))
+            self._run(uploader._take, store, turn)
         return tuple((c.key, c.state.name) for c in store.journal.select("1"))
 
     def read(self) -> tuple[tuple[str, bytes | str | None], ...]:
         found: list[tuple[str, bytes | str | None]] = []
         for key in KEYS:
             try:
-                found.append((key, drive(self.tier.get_object(key, None, None))))
+                found.append((key, self._run(self.tier.get_object, key, None, None)))
             except FileNotFoundError:
                 found.append((key, None))
             except OSError as error:
@@ -419,6 +455,7 @@ class Reopened:
             faults.append(f"listed {sorted(listed)}, read {sorted(shown)}")
         if later:
             self.overwrite(later, LATER)
+        above = tuple(self._compare_directories())
         left = self.send()
         again = dict(self.read())
         if again != {**dict(read), **({later: LATER} if later else {})}:
@@ -426,10 +463,13 @@ class Reopened:
         values = LoggedCold.objects.values
         cold = tuple(sorted((k.removeprefix("cold/"), v) for k, (v, _) in values.items()))
         faults += self._compare(again, dict(cold), {key for key, _ in left})
-        return Seen(read, tuple(faults), cold, left, foreign)
+        return Seen(read, tuple(faults), cold, left, above, foreign)
 
     def overwrite(self, key: str, value: bytes) -> None:
         """Write an object, as one who writes back does."""
+        if self.last is not self.tier:
+            self.tier.pipe_file(key, value)
+            return
         store, content = self.engine.owing(), Content(value)
         reservation = self.engine.catalog.reserve(self.engine.hot.owner, key, len(value))
         assert isinstance(reservation, Reservation)
@@ -446,19 +486,24 @@ class Reopened:
         files = []
         for path, facts in _walk(self.place):
             place[facts.st_ino] = path
-            if not path.startswith(_TOLD_BY_ROWS):
+            if not path[path.find(".vfs/") :].startswith(_TOLD_BY_ROWS):
                 files.append((path, facts.st_ino, Path(self.place, path).read_bytes()))
         named = [(path, place[inode], data) for path, inode, data in files]
-        catalog, journal = self.engine.catalog._db, self.engine.owing().journal._db
+        journal = self.engine.owing().journal._db
+        catalogs = [engine.catalog._db for engine in self.engines]
         copies = [
             (key, place.get(inode), *facts)
+            for catalog in catalogs
             for key, inode, *facts in catalog.execute(
                 "SELECT key, inode, size, etag, mtime, dirty, base FROM objects"
             )
         ]
         rows = [
-            catalog.execute("SELECT name, value FROM meta WHERE name='used'").fetchall(),
-            catalog.execute("SELECT key, size FROM reservations").fetchall(),
+            *(
+                c.execute("SELECT name, value FROM meta WHERE name='used'").fetchall()
+                for c in catalogs
+            ),
+            *(c.execute("SELECT key, size FROM reservations").fetchall() for c in catalogs),
             journal.execute("SELECT * FROM changes").fetchall(),
             journal.execute("SELECT * FROM folders").fetchall(),
             journal.execute("SELECT * FROM meta").fetchall(),
@@ -467,16 +512,35 @@ class Reopened:
         return xxhash.xxh3_128_digest(marshal.dumps(everything, 2))
 
     def _listed(self) -> set[str]:
-        found = drive(self.tier._tree_on_loop("", None))
+        found = self._run(self.tier._tree_on_loop, "", None)
         return {key for key, info in found.items() if info["type"] == "file"}
 
     def _compare(
         self, read: Mapping[str, object], cold: Mapping[str, bytes], stuck: set[str]
     ) -> Iterator[str]:
         """Yield what is wrong with both tiers after everything was sent."""
-        hot: dict[str, bytes] = {}
-        for key, _ in self.engine.hot.walk(absolute_keys=False):
-            hot[key] = Path(self.place, key).read_bytes()
+        for engine in self.engines:
+            yield from self._compare_one(engine, read, cold, stuck)
+
+    def _compare_directories(self) -> Iterator[str]:
+        """Yield the copies that are not what the directory below them has."""
+        for above in self.engines[:-1]:
+            for key, data in copies_of(above).items():
+                try:
+                    below = self._run(self.last.get_object, key, None, None)
+                except OSError as error:
+                    below = type(error).__name__
+                if data != below:
+                    yield f"the copy of {key} above is not what the directory below has"
+
+    def _compare_one(
+        self,
+        engine: TierEngine,
+        read: Mapping[str, object],
+        cold: Mapping[str, bytes],
+        stuck: set[str],
+    ) -> Iterator[str]:
+        hot = copies_of(engine)
         # What somebody else has written under a clean copy is not looked for: only this tier's
         # users may write there. It must stay, no more.
         others = {key for key, data in cold.items() if data.startswith(b"foreign")}
@@ -486,10 +550,16 @@ class Reopened:
             if key in read and read[key] != cold.get(key) and not isinstance(read[key], str):
                 yield f"{key} reads other bytes than cold has"
         # A kill amid an eviction may leave a row too many, which is the first to be evicted.
-        if self.engine.catalog.used() < sum(map(len, hot.values())):
-            yield f"{self.engine.catalog.used()} bytes counted, there is more in {sorted(hot)}"
-        if garbage := os.listdir(self.engine.hot.temporary):
+        if engine.catalog.used() < sum(map(len, hot.values())):
+            yield f"{engine.catalog.used()} bytes counted, there is more in {sorted(hot)}"
+        if garbage := os.listdir(engine.hot.temporary):
             yield f"left for ever: {garbage}"
+
+
+def copies_of(engine: TierEngine) -> dict[str, bytes]:
+    """Return what lies in a hot directory, by key."""
+    found = engine.hot.walk(absolute_keys=False)
+    return {key: Path(engine.hot.path(key)).read_bytes() for key, _ in found}
 
 
 def _walk(top: str, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
@@ -576,6 +646,8 @@ class Truth:
         self.begun = ()
 
     def faults(self, seen: Seen, model: str) -> list[str]:
+        if seen.above:
+            return list(seen.above)  # whatever was promised
         may_lose = self.durability == "process" and model != "kill"
         if seen.faults and not may_lose:
             return list(seen.faults)

@@ -191,7 +191,7 @@ def plain_directories(paths: Iterable[str], durability: str) -> None:
     make_all_directories(paths, "process")
 
 
-def unbased(self: Any, *_: object) -> None:
+def unbased(self: Any, *_: object, **__: object) -> None:
     """Forget what a change is based on."""
 
 
