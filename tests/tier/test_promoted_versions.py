@@ -9,6 +9,8 @@ from typing import Any
 import fsspec
 import pytest
 
+import vfs.tier.attempt as attempt_module
+import vfs.tier.mover as mover_module
 from vfs.core.engine import close_engines
 from vfs.errors import ConflictError
 from vfs.testing.servers import S3Server
@@ -80,6 +82,61 @@ def test_foreign_write_since_it_was_read_is_a_conflict(
     tier.resolve("k", keep="hot")
     assert tier.flush() == 0
     assert s3.get(f"{bucket}/k") == b"read and changed"
+
+
+@pytest.mark.parametrize("engine", ["obstore", "s3fs"])
+def test_streamed_promotion_knows_its_version_too(
+    s3: S3Server, bucket: str, tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mover_module, "_THROUGH_MEMORY_BYTES", 1000)
+    s3.put(f"{bucket}/c", bytes(2000))
+    s3.put(f"{bucket}/d", bytes(2000))
+    tier = open_over(s3, bucket, tmp_path, engine)
+    tier.promote("c")
+    tier.promote("d")
+    TierFileSystem.clear_instance_cache()
+    close_engines()
+    tier = open_over(s3, bucket, tmp_path, engine)
+    s3.reset()
+    tier.pipe_file("c", b"written")
+    assert tier.flush() == 0
+    assert methods(s3) == ["PUT"]
+    s3.put(f"{bucket}/d", b"theirs")
+    tier.pipe_file("d", b"ours")
+    with pytest.raises(ConflictError):
+        tier.flush()
+    assert s3.get(f"{bucket}/d") == b"theirs"
+
+
+def test_upload_of_a_file_tells_its_version(
+    s3: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As what is too large to be sent from memory is."""
+    monkeypatch.setattr(attempt_module, "THROUGH_MEMORY_BYTES", 1000)
+    tier = open_over(s3, bucket, tmp_path)
+    tier.pipe_file("c", bytes(2000))
+    assert tier.flush() == 0
+    s3.reset()
+    tier.pipe_file("c", bytes(3000))
+    assert tier.flush() == 0
+    assert methods(s3) == ["PUT"]
+
+
+@pytest.mark.parametrize("consistency", ["open", "ttl"])
+def test_file_that_was_written_through_is_not_fetched_again(
+    s3: S3Server, bucket: str, tmp_path: Path, consistency: str
+) -> None:
+    local = tmp_path / "local"
+    local.write_bytes(b"ours")
+    options: dict[str, Any] = {"write": "through", "delay_s": None, "consistency": consistency}
+    tier = open_over(s3, bucket, tmp_path, **options)
+    tier.put_file(str(local), "k")
+    s3.reset()
+    assert tier.cat_file("k") == b"ours"
+    assert methods(s3) == ["HEAD"]
+    s3.put(f"{bucket}/k", b"theirs")
+    again = open_over(s3, bucket, tmp_path, **{**options, "consistency": "open"})
+    assert again.cat_file("k") == b"theirs"
 
 
 def test_what_was_written_through_is_the_base_of_a_later_change(

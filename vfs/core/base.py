@@ -190,9 +190,9 @@ class VirtualFileSystem(Identity, RangeReads, abstract=True):
 
     async def _get_file(
         self, rpath: str, lpath: Any, callback: Any = files.NO_CALLBACK, **_: Any
-    ) -> None:
+    ) -> Any:
         """Copy an object to a local path (whole or not at all) or into an open file."""
-        await files.download(self, rpath, lpath, callback, _PIECE_BYTES)
+        return await files.download(self, rpath, lpath, callback, _PIECE_BYTES)
 
     # ---------------------------------------------------------------- facts
 
@@ -346,28 +346,27 @@ class VirtualFileSystem(Identity, RangeReads, abstract=True):
         mode: str = "overwrite",
         callback: Any = files.NO_CALLBACK,
         **_: Any,
-    ) -> None:
+    ) -> Any:
         """Store a local file as an object, atomically."""
         self._refuse_if_read_only(rpath)
         local = os.fspath(lpath)
         if os.path.isdir(local):
-            await self._makedirs(rpath, exist_ok=True)
-            return
+            return await self._makedirs(rpath, exist_ok=True)
         key = self._key(rpath)
         check_writable_name(self._raw(rpath), key)
         callback.set_size(os.path.getsize(local))
-        await self._put_local(key, local, if_none_match=mode == "create", if_match=None)
+        told = await self._put_local(key, local, if_none_match=mode == "create", if_match=None)
         callback.absolute_update(os.path.getsize(local))
+        return told
 
     async def _put_local(
         self, key: str, local: str, *, if_none_match: bool, if_match: str | None
-    ) -> None:
+    ) -> Any:
         conditions = {"if_none_match": if_none_match, "if_match": if_match}
         if self.gives("put_path"):
-            await self._call("put_path", key, local, **conditions)
-            return
+            return await self._call("put_path", key, local, **conditions)
         with open(local, "rb") as file:
-            await self._call("put_object", key, file.read(), **conditions)
+            return await self._call("put_object", key, file.read(), **conditions)
 
     async def _cp_file(self, path1: str, path2: str, **_: Any) -> None:
         """Copy one object; a directory is made at the destination."""

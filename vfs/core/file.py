@@ -356,8 +356,13 @@ def _reopen(fs: VirtualFileSystem, path: str, position: int) -> Any:
 
 async def download(
     fs: VirtualFileSystem, path: str, target: Any, callback: Any, piece_bytes: int
-) -> None:
+) -> ObjectInfo | None:
     """Copy an object to a local path, atomically, or into an open file.
+
+    Returns
+    -------
+    ObjectInfo or None
+        What the copy is of, where the backend tells by the answer that brought it.
 
     Raises
     ------
@@ -367,12 +372,13 @@ async def download(
     info = await fs._info(path)
     if info["type"] == "directory":
         os.makedirs(target, exist_ok=True)
-        return
+        return None
     key, size = fs._key(path), int(info["size"])
     callback.set_size(size)
     if isfilelike(target):
         await _pieces(fs, key, info, target.write, callback, piece_bytes)
-        return
+        return None
+    told: ObjectInfo | None = None
     local = os.path.abspath(os.fspath(target))
     if os.path.isdir(local):
         raise is_a_directory(local)
@@ -380,11 +386,12 @@ async def download(
     # name is the commonest wrong byte there is.
     with Staging(os.path.dirname(local), "process") as staging:
         if fs.gives("get_path"):
-            await fs._call("get_path", key, staging.path)
+            told = await fs._call("get_path", key, staging.path)
             callback.absolute_update(size)
         else:
             await _pieces(fs, key, info, staging.write, callback, piece_bytes)
         await run_in_thread(staging.publish, local)
+    return told
 
 
 async def _pieces(

@@ -244,7 +244,10 @@ class Primitives(AsyncFileSystem):  # type: ignore[misc]  # fsspec carries no ty
         raise NotImplementedError
 
     def get_path(self, key: str, local: str) -> Any:
-        """Copy an object into an existing local file (optional), with bounded memory."""
+        """Copy an object into an existing local file (optional), with bounded memory.
+
+        It may return the ``ObjectInfo`` of what it copied, where the answer told the version.
+        """
         raise NotImplementedError
 
     def make_directory(self, key: str) -> Any:

@@ -382,10 +382,10 @@ class Target:
             value = bytes(value)  # botocore takes no memoryview, others no bytearray
         return told_etag(await self._with_parents("pipe_file", path, (path, value), mode))
 
-    async def put_file(self, local: str, path: str, *, create: bool = False) -> None:
-        """Store a local file, streaming where the filesystem can."""
+    async def put_file(self, local: str, path: str, *, create: bool = False) -> str | None:
+        """Store a local file, streaming where the filesystem can; return the etag, if told."""
         mode = {"mode": "create"} if create else {}
-        await self._with_parents("put_file", path, (local, path), mode)
+        return told_etag(await self._with_parents("put_file", path, (local, path), mode))
 
     async def _with_parents(
         self, operation: str, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -397,11 +397,13 @@ class Target:
             await self.call("makedirs", self.fs._parent(path), exist_ok=True)
             return await self.call(operation, *args, **kwargs)
 
-    async def get_file(self, path: str, local: str) -> None:
-        """Copy an object to a local path, streaming where the filesystem can."""
-        if self._keys_only and not self.ours and await download_whole(self, path, local):
-            return
-        await self.call("get_file", path, local)
+    async def get_file(self, path: str, local: str) -> ObjectInfo | None:
+        """Copy an object to a local path, streaming where the filesystem can; as ``cat_whole``."""
+        plain_s3 = self._keys_only and not self.ours
+        if plain_s3 and (found := await download_whole(self, path, local)):
+            return found
+        told = await self.call("get_file", path, local)
+        return told if isinstance(told, ObjectInfo) else None
 
     async def children(self, path: str) -> list[ObjectInfo]:
         """Return the direct children of a directory.

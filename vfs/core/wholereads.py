@@ -58,8 +58,8 @@ async def read_whole(target: Target, path: str) -> tuple[ObjectInfo, bytes] | No
     return await of_one_version(attempt)
 
 
-async def download_whole(target: Target, path: str, local: str) -> bool:
-    """Write an object into a local file; False where it takes another way.
+async def download_whole(target: Target, path: str, local: str) -> ObjectInfo | None:
+    """Write an object into a local file; return what it is, None where it takes another way.
 
     Raises
     ------
@@ -71,11 +71,12 @@ async def download_whole(target: Target, path: str, local: str) -> bool:
     Memory is bounded by the parts in flight.
     """
 
-    async def attempt() -> bool:
+    async def attempt() -> ObjectInfo | None:
         began = await target.cat_start(path, _PART_BYTES)
-        if began is not None:
-            await _write_parts(target, path, local, *began)
-        return began is not None
+        if began is None:
+            return None
+        await _write_parts(target, path, local, *began)
+        return began[0]
 
     return await of_one_version(attempt)
 

@@ -193,7 +193,7 @@ class Mover:
             if reservation is None:
                 return
             async with self._staged(reservation) as staging:
-                await self.cold.get_file(self.cold_path(key), staging.path)
+                info = await self.cold.get_file(self.cold_path(key), staging.path)
                 # The download may have replaced the file: look at the name, not the descriptor.
                 os.close(staging.fd)
                 staging.fd = os.open(staging.path, os.O_RDWR)
@@ -202,7 +202,8 @@ class Mover:
                     message = f"{got} bytes came from the cold store instead of {size}"
                     raise IntegrityError(message, key)
                 digest = await run_in_thread(digest_of, staging.path)
-                await self._install_if_unchanged(staging, reservation, generation, digest, None)
+                base = None if info is None else info.etag
+                await self._install_if_unchanged(staging, reservation, generation, digest, base)
         except OSError as error:
             if error.errno not in _DISK_ERRNO:
                 raise  # from cold
@@ -445,7 +446,7 @@ class Mover:
         if content.copy_of is not None:
             await self.cold.call("cp_file", self.cold_path(content.copy_of), path)
         elif content.local is not None:
-            await self.cold.put_file(content.local, path, create=content.create)
+            return await self.cold.put_file(content.local, path, create=content.create)
         else:
             return await self.cold.pipe_file(path, content.value, create=content.create)
         return None

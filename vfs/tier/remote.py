@@ -116,8 +116,7 @@ class Remote:
         conditions = {"if_none_match": base == ABSENT, "if_match": base or None}
         self.target.requests["put_file" if isinstance(source, str) else "pipe_file"] += 1
         if isinstance(source, str):
-            await self.target.fs._put_local(path, source, **conditions)
-            return None
+            return told_etag(await self.target.fs._put_local(path, source, **conditions))
         done = await self.target.fs._call("put_object", path, source, **conditions)
         return told_etag(done)
 

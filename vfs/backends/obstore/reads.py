@@ -291,14 +291,14 @@ class ObjectStoreReads(KeyValueFileSystem, abstract=True):
             return None
         return info, bytes(await self._body(key, answer, info.size - first))
 
-    async def get_path(self, key: str, local: str) -> None:
+    async def get_path(self, key: str, local: str) -> ObjectInfo | None:
         """Write an object into a local file; memory is bounded by the parts in flight."""
-        await of_one_version(partial(self._download, key, local))
+        return await of_one_version(partial(self._download, key, local))
 
-    async def _download(self, key: str, local: str) -> None:
+    async def _download(self, key: str, local: str) -> ObjectInfo | None:
         answer = await self._start(key, 0, PART_BYTES, None)
         if answer is None:
-            return
+            return None
         info = describe(key, answer.meta)
         fd = os.open(local, os.O_WRONLY)
         try:
@@ -316,6 +316,7 @@ class ObjectStoreReads(KeyValueFileSystem, abstract=True):
             await run_in_thread(os.ftruncate, fd, info.size)
         finally:
             os.close(fd)
+        return _told(info)
 
 
 def _told(info: ObjectInfo) -> ObjectInfo | None:

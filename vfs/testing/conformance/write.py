@@ -6,7 +6,7 @@ Tests of one writer live here; several at once are in ``concurrency``.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from fsspec.callbacks import Callback
 
 from vfs.testing.conformance.base import Conformance, assert_same, needs, relative
 from vfs.testing.conformance.read import LARGE_BYTES, pattern
+from vfs.types import ObjectInfo
 
 __all__ = ["WriteConformance"]
 
@@ -37,6 +38,25 @@ class WriteConformance(Conformance):
             self.call(fs, how, "pipe_file", f"{root}/d/e/o", data)
             assert_same(self.get_raw(fs, f"{root}/d/e/o"), data)
             assert fs.info(f"{root}/d/e/o")["size"] == len(data)
+
+    @needs("write")
+    @pytest.mark.parametrize("n_bytes", [5, 17 << 20])  # the latter in parts, where there are any
+    def test_answers_name_one_version(
+        self, fs: AbstractFileSystem, root: str, tmp_path: Path, n_bytes: int
+    ) -> None:
+        """What a write or a transfer tells of the version, if it does, is what ``info`` says."""
+        local, copy, path = tmp_path / "local", tmp_path / "copy", f"{root}/o"
+        local.write_bytes(pattern(n_bytes))
+        calls: list[Callable[[], object]] = [
+            lambda: fs.pipe_file(path, pattern(n_bytes)),
+            lambda: fs.put_file(str(local), path),
+            lambda: fs.get_file(path, str(copy)),
+        ]
+        for call in calls:
+            told = call()
+            if isinstance(told, ObjectInfo) and told.etag is not None:
+                info = fs.info(path)
+                assert (told.etag, told.size) == (info["etag"], info["size"])
 
     @needs("write")
     def test_kinds_of_buffer(self, fs: AbstractFileSystem, root: str) -> None:
