@@ -387,3 +387,11 @@ def test_the_allocator_is_taught_before_a_large_read_and_not_before(
         assert not localread._taught
         assert how(file.fileno(), 0, len(content)) in {content, localread.WAIT_FOR_DISK}
         assert localread._taught
+
+
+def test_blocking_forms_return_nothing_where_those_of_fsspec_do(tmp_path: Path) -> None:
+    """Code like ``fs.get_file(path, local) or read(local)`` is common; coroutines tell more."""
+    fs = fsspec.filesystem("mem", store="returns nothing")
+    assert fs.pipe_file("a", b"1") is None
+    assert fs.get_file("a", str(tmp_path / "a")) is None
+    assert fs.put_file(str(tmp_path / "a"), "b") is None

@@ -231,9 +231,9 @@ class Target:
 
         Notes
         -----
-        A suffix of a small object may come back longer from filesystems that ignore it; the
-        result is cut, and never shorter than the object allows.
+        A suffix of a small object may come back longer from filesystems that ignore it: it is cut.
         """
+        self.renew_if_forked()
         if start is not None or end is not None:
             data = await self._cat_range(path, start, end)
         elif self._keys_only and not self.ours:
@@ -246,8 +246,8 @@ class Target:
         """Return an object, and what it is where the answer with its bytes tells, at no cost."""
         # INVARIANT: the parts of an object are of one version
         # (tests/backends/test_s3_faults.py::test_object_replaced_between_two_parts_of_a_read).
+        self.renew_if_forked()
         if self.ours and self.fs.gives("get_whole"):
-            self.renew_if_forked()
             self.requests["cat_file"] += 1
             return cast("tuple[ObjectInfo | None, bytes]", await self.fs._call("get_whole", path))
         if self._keys_only and not self.ours and (found := await read_whole(self, path)):
@@ -399,8 +399,8 @@ class Target:
 
     async def get_file(self, path: str, local: str) -> ObjectInfo | None:
         """Copy an object to a local path, streaming where the filesystem can; as ``cat_whole``."""
-        plain_s3 = self._keys_only and not self.ours
-        if plain_s3 and (found := await download_whole(self, path, local)):
+        self.renew_if_forked()
+        if self._keys_only and not self.ours and (found := await download_whole(self, path, local)):
             return found
         told = await self.call("get_file", path, local)
         return told if isinstance(told, ObjectInfo) else None

@@ -6,7 +6,7 @@ Tests of one writer live here; several at once are in ``concurrency``.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -44,16 +44,15 @@ class WriteConformance(Conformance):
     def test_answers_name_one_version(
         self, fs: AbstractFileSystem, root: str, tmp_path: Path, n_bytes: int
     ) -> None:
-        """What a write or a transfer tells of the version, if it does, is what ``info`` says."""
+        """What the coroutine of a write or a transfer tells, if it does, is what ``info`` says."""
         local, copy, path = tmp_path / "local", tmp_path / "copy", f"{root}/o"
         local.write_bytes(pattern(n_bytes))
-        calls: list[Callable[[], object]] = [
-            lambda: fs.pipe_file(path, pattern(n_bytes)),
-            lambda: fs.put_file(str(local), path),
-            lambda: fs.get_file(path, str(copy)),
-        ]
-        for call in calls:
-            told = call()
+        for name, *args in (
+            ("pipe_file", path, pattern(n_bytes)),
+            ("put_file", str(local), path),
+            ("get_file", path, str(copy)),
+        ):
+            told = self.call(fs, "foreign loop", name, *args)
             if isinstance(told, ObjectInfo) and told.etag is not None:
                 info = fs.info(path)
                 assert (told.etag, told.size) == (info["etag"], info["size"])
