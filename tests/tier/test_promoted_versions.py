@@ -194,6 +194,32 @@ def test_tree_that_was_read_is_still_removed_in_bulk(
     assert not tier.exists("t")
 
 
+@pytest.mark.parametrize("engine", ["obstore", "s3fs"])
+@pytest.mark.parametrize("how", ["memory", "stream"])
+@pytest.mark.parametrize("consistency", ["open", "ttl"])
+def test_promotion_from_a_shared_store_need_not_ask_what_it_got(
+    s3: S3Server,
+    bucket: str,
+    tmp_path: Path,
+    engine: str,
+    how: str,
+    consistency: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mover_module, "_THROUGH_MEMORY_BYTES", 1000 if how == "stream" else 1 << 30)
+    s3.put(f"{bucket}/k", bytes(2000))
+    ttl = {"ttl_s": 3600} if consistency == "ttl" else {}
+    tier = open_over(s3, bucket, tmp_path, engine, consistency=consistency, **ttl)
+    tier.promote("k")
+    asked = methods(s3)
+    assert asked.count("GET") == 1
+    assert asked[-1] == "GET", asked
+    assert tier.cat_file("k") == bytes(2000)
+    assert methods(s3) == (["HEAD"] if consistency == "open" else [])
+    s3.put(f"{bucket}/k", b"theirs")
+    assert tier.cat_file("k") == (b"theirs" if consistency == "open" else bytes(2000))
+
+
 @pytest.mark.parametrize("consistency", ["open", "ttl"])
 def test_shared_store_names_the_version_that_was_read(
     s3: S3Server, bucket: str, tmp_path: Path, consistency: str

@@ -66,8 +66,9 @@ class Freshness:
 
     Notes
     -----
-    Cost: one request for the facts of an object a comparison, two more for a promotion. On the I/O
-    loop, but for :meth:`is_fresh`.
+    Cost: one request for the facts of an object a comparison, one more for a promotion, and another
+    where the answer with the bytes does not tell their version. On the I/O loop,
+    but for :meth:`is_fresh`.
     """
 
     def __init__(
@@ -154,15 +155,20 @@ class Freshness:
         """
         asked_s = self.clock.monotonic_s()
         found = await self.mover.remote.head(key)
-        if before is None or found is None or mark_of(found) != before:
-            return
+        if before is not None and found is not None and mark_of(found) == before:
+            await self.note(key, found, generation, asked_s)
+
+    async def note(
+        self, key: str, info: ObjectInfo, generation: int | None, asked_s: float
+    ) -> None:
+        """Record of which version a new copy is; cold was asked then, at the earliest."""
         generations, slot = self.mover.engine.generations, slot_of(key)
         await run_in_thread(
             note_version,
             self.mover.engine.catalog,
             key,
-            found.etag,
-            found.mtime,
+            info.etag,
+            info.mtime,
             lambda: generations.get(slot) == generation,
             compared=True,
         )

@@ -33,6 +33,7 @@ from vfs.tier.remote import Remote
 from vfs.tier.state import Action
 from vfs.tier.uploader import Uploader
 from vfs.tier.writeback import WriteBack
+from vfs.types import ObjectInfo
 
 __all__ = ["Content", "Mover", "hot_name_allowed"]
 
@@ -167,31 +168,35 @@ class Mover:
             # (tests/tier/test_writeback.py::test_fetch_begun_after_a_removal_finds_the_tombstone)
             if await self.has_unsent(key):
                 return None
-            data = await self._fetch(key, size, limit_bytes, generation)
-            if self.freshness is not None:
+            began_s = self.freshness.clock.monotonic_s() if self.freshness else 0.0
+            info, data = await self._fetch(key, size, limit_bytes, generation)
+            if self.freshness is not None and info is not None:
+                await self.freshness.note(key, info, generation, began_s)
+            elif self.freshness is not None:
                 await self.freshness.label(key, mark, generation)
             return data
 
     async def _fetch(
         self, key: str, size: int | None, limit_bytes: int, generation: int | None
-    ) -> bytes | None:
+    ) -> tuple[ObjectInfo | None, bytes | None]:
+        """Fetch an object; return what it is, where the answer tells, and the bytes it has."""
         if size is not None and size > _THROUGH_MEMORY_BYTES:
-            await self._stream(key, size, generation)
-            return None
+            return await self._stream(key, size, generation), None
         info, data = await self.cold.cat_whole(self.cold_path(key))
         if len(data) <= limit_bytes:
             base = None if info is None else info.etag
             await self.install(key, Content(data), generation, base)
-        return data
+        return info, data
 
-    async def _stream(self, key: str, size: int, generation: int | None) -> None:
+    async def _stream(self, key: str, size: int, generation: int | None) -> ObjectInfo | None:
         """Fetch a large object into a staged file, without holding it in memory."""
         if generation is None:
-            return
+            return None
+        info: ObjectInfo | None = None
         try:
             reservation = await self.reserve(key, size)
             if reservation is None:
-                return
+                return None
             async with self._staged(reservation) as staging:
                 info = await self.cold.get_file(self.cold_path(key), staging.path)
                 # The download may have replaced the file: look at the name, not the descriptor.
@@ -208,6 +213,7 @@ class Mover:
             if error.errno not in _DISK_ERRNO:
                 raise  # from cold
             self._note_failure(key, size, error)
+        return info
 
     async def install(
         self, key: str, content: Content, generation: int | None, base: str | None = None
