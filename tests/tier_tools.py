@@ -139,12 +139,12 @@ def open_tier(top: Path, **options: Any) -> TierFileSystem:
     return found
 
 
-def open_gated(top: Path, **options: Any) -> TierFileSystem:
-    """Open a tier that writes back to a :class:`GatedFileSystem`."""
+def open_gated(top: Path, protocol: str = "gated", **options: Any) -> TierFileSystem:
+    """Open a tier that writes back to a :class:`GatedFileSystem`, or one like it."""
     found: TierFileSystem = fsspec.filesystem(
         "tier",
         hot=str(top / "hot"),
-        target_protocol="gated",
+        target_protocol=protocol,
         target_options={"store": top.as_posix()},
         **given(**options),
     )

@@ -33,6 +33,7 @@ from tier_tools import (
 
 from vfs.errors import ConfigError, ConflictError, UnavailableError
 from vfs.testing.servers import S3Server
+from vfs.types import ObjectInfo
 
 
 @pytest.fixture(autouse=True)
@@ -152,6 +153,38 @@ def test_ttl_counts_from_the_question(tmp_path: Path) -> None:
         tier.cat_file("k")
 
 
+class TellingFileSystem(GatedFileSystem):
+    """Names the version with the bytes, as object stores do."""
+
+    protocol = "telling"
+
+    def get_whole(self, key: str) -> tuple[ObjectInfo, bytes]:
+        _, info = self._entry(key)
+        return info, self.get_object(key, None, None)
+
+
+def test_ttl_of_a_promotion_counts_from_its_request(tmp_path: Path) -> None:
+    """Not from its end: the object is replaced while its bytes are on their way, for long."""
+    cold_of(tmp_path).pipe_file("k", b"1")
+    tier = open_gated(tmp_path, "telling", write="through", consistency="ttl", ttl_s=30)
+    freshness = tier._freshness
+    assert freshness is not None
+    clock = _Clock()
+    freshness.clock = clock
+
+    def replace(key: str) -> None:
+        TellingFileSystem.before_get = None
+        cold_of(tmp_path).pipe_file(key, b"22")
+        clock.now_s = 20.0
+
+    TellingFileSystem.before_get = replace
+    assert tier.cat_file("k") == b"1"
+    clock.now_s = 29.9
+    assert tier.cat_file("k") == b"1"
+    clock.now_s = 30.0
+    assert tier.cat_file("k") == b"22"
+
+
 class _Clock:
     now_s = 0.0
 
@@ -164,11 +197,12 @@ class _Clock:
 
 @pytest.mark.parametrize("mode,allowed_s", [("open", 0.0), ("ttl", TTL_S)])
 @pytest.mark.parametrize("write", ["through", "back"])
+@pytest.mark.parametrize("protocol", ["gated", "telling"])
 def test_history_of_a_foreign_writer(
-    tmp_path: Path, mode: str, allowed_s: float, write: str
+    tmp_path: Path, mode: str, allowed_s: float, write: str, protocol: str
 ) -> None:
     options = {"ttl_s": TTL_S} if mode == "ttl" else {}
-    tier = open_gated(tmp_path, write=write, consistency=mode, **options)
+    tier = open_gated(tmp_path, protocol, write=write, consistency=mode, **options)
     # Several ranges of one call may be of several versions here: kind 2 is left out.
     written_s, reads = run_history(tier, cold_of(tmp_path).pipe_file, "a", (0, 1, 3))
     assert len(written_s) > ENOUGH_VERSIONS
