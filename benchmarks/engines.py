@@ -12,6 +12,7 @@ import importlib.util
 import io
 import os
 import shutil
+import statistics
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -175,19 +176,29 @@ def _compare(
     expected: Any = None,
     baseline: str = "obstore",
     budgets: dict[str, float] | None = None,
+    requests: int = 0,
 ) -> list[Row]:
+    """Time the cases; with the number of ``requests`` of each, tell what one costs, too."""
     samples: Samples = {}
+    cpu: Samples = {}
     for turn in range(place.size.cold_rounds + 1):
         for name in in_order(list(cases), turn):
-            began = time.perf_counter()
+            began, began_cpu = time.perf_counter(), time.process_time()
             found = cases[name]()
-            took = time.perf_counter() - began
+            took, took_cpu = time.perf_counter() - began, time.process_time() - began_cpu
             if expected is not None and found != expected:
                 message = f"{name} gives something else"
                 raise AssertionError(message)
             if turn:  # the first warms connections
                 samples.setdefault(name, []).append(took)
-    return rows_of(TOPIC, workload, samples, baseline, budgets)
+                cpu.setdefault(name, []).append(took_cpu)
+    rows = rows_of(TOPIC, workload, samples, baseline, budgets)
+    for name in cases if requests else ():
+        spent_us = statistics.median(cpu[name]) / requests * 1e6
+        per_s = requests / statistics.median(samples[name])
+        rows.append(Row(TOPIC, workload, f"{name}: CPU a request", spent_us, unit="us"))
+        rows.append(Row(TOPIC, workload, f"{name}: a second", per_s, unit="requests"))
+    return rows
 
 
 def _reads(
@@ -214,6 +225,7 @@ def _reads(
             **_if_here(clients.opendalfs, lambda fs: fs.cat_ranges(spans, lows, highs)),
         },
         wanted,
+        requests=len(spans),
     )
 
     def in_turn(found: dict[str, bytes]) -> list[bytes]:
