@@ -43,6 +43,9 @@ LIMIT_BYTES: Final = 20_000
 #: Images of one moment at most.
 IMAGES: Final = 48
 
+#: The same of two directories, each image of which takes three times as long.
+TWO_IMAGES: Final = 16
+
 #: Failures after which the rest of a run is not looked at.
 ENOUGH: Final = 100
 
@@ -803,4 +806,47 @@ def simulate_after_kill(
         )
         for name, tally in simulation.run(Truth).items():
             total.setdefault(f"{name} after a kill", Tally()).add(tally)
+    return total
+
+
+def explore(
+    place: Path,
+    seed: int,
+    durability: str,
+    *,
+    twice: int = 2,
+    enough: int = ENOUGH,
+    two: bool = False,
+) -> Tally:
+    """Record a run, on one directory or two, and recover from every crash of it.
+
+    And from some crashes of recoveries, and from power cuts after some kills.
+    """
+    here = place / f"run-{seed}"
+    log = record(here, lambda run: scenario(run, seed), seed, durability, two=two)
+    # Reopened with the stronger promise: what a power cut has spared is not trusted more for it.
+    # Of two directories each knows the path of the other, so they come back in the same place.
+    reopened = Reopened(here if two else place / "again", two=two)
+    total = Tally()
+    limit = TWO_IMAGES if two else IMAGES
+    try:
+        found = [
+            simulate(
+                log,
+                reopened,
+                truth=lambda: Truth(durability),
+                limit=limit,
+                seed=seed,
+                enough=enough,
+            ),
+            simulate_twice(log, reopened, durability, twice, seed),
+        ]
+        if durability == "power":
+            found.append(simulate_after_kill(log, reopened, twice, seed))
+        for tallies in found:
+            for tally in tallies.values():
+                total.add(tally)
+    finally:
+        reopened.close()
+        forget()
     return total

@@ -18,15 +18,12 @@ from typing import Any
 import pytest
 from tier_crash_tools import recorded
 from tier_power_tools import (
-    ENOUGH,
     Reopened,
-    Truth,
     booted,
+    explore,
     record,
     scenario,
-    simulate,
     simulate_after_kill,
-    simulate_twice,
 )
 from tier_tools import forget, open_tier, staged_files
 
@@ -56,32 +53,6 @@ PARTS = 16
 
 #: Runs in which a step that is left out must be found.
 MUTANT_RUNS = 80
-
-
-def explore(
-    place: Path, seed: int, durability: str, *, twice: int = 2, enough: int = ENOUGH
-) -> Tally:
-    """Record a run, and recover from every crash of it.
-
-    And from some crashes of recoveries, and from power cuts after some kills.
-    """
-    log = record(place / f"run-{seed}", lambda run: scenario(run, seed), seed, durability)
-    # Reopened with the stronger promise: what a power cut has spared is not trusted more for it.
-    reopened = Reopened(place / "again")
-    total = Tally()
-    try:
-        first = simulate(log, reopened, truth=lambda: Truth(durability), seed=seed, enough=enough)
-        for tally in first.values():
-            total.add(tally)
-        for tally in simulate_twice(log, reopened, durability, twice, seed).values():
-            total.add(tally)
-        if durability == "power":
-            for tally in simulate_after_kill(log, reopened, twice, seed).values():
-                total.add(tally)
-    finally:
-        reopened.close()
-        forget()
-    return total
 
 
 @pytest.mark.crash

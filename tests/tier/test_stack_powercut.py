@@ -12,17 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tier_power_tools import (
-    ENOUGH,
-    Reopened,
-    Truth,
-    record,
-    scenario,
-    simulate,
-    simulate_after_kill,
-    simulate_twice,
-)
-from tier_tools import forget
+from tier_power_tools import explore
 
 import vfs.tier.engine as engine_module
 import vfs.tier.hot as hot_module
@@ -30,36 +20,10 @@ from vfs.testing.crash import Tally
 from vfs.tier.hot import HotStore
 from vfs.tier.mover import Mover
 
-#: States of one run: a twentieth of those of one directory, each of which costs a tenth.
+#: States of one run: a twentieth of those of one directory, as each costs three times as much.
 STATES = int(os.environ.get("VFS_CRASH_STATES", "8000")) // 20
 PARTS = 4
 MUTANT_RUNS = 60
-
-
-def explore(
-    place: Path, seed: int, durability: str, *, more: int = 1, enough: int = ENOUGH
-) -> Tally:
-    """Record a run on two directories, and recover from every crash of it, and some of others."""
-    # Each directory knows the path of the other: they come back in the same place.
-    log = record(place, lambda run: scenario(run, seed), seed, durability, two=True)
-    reopened = Reopened(place, two=True)
-    total = Tally()
-    try:
-        first = simulate(
-            log, reopened, truth=lambda: Truth(durability), limit=16, seed=seed, enough=enough
-        )
-        found = [first]
-        if more:
-            found.append(simulate_twice(log, reopened, durability, more, seed))
-        if more and durability == "power":
-            found.append(simulate_after_kill(log, reopened, more, seed))
-        for tallies in found:
-            for tally in tallies.values():
-                total.add(tally)
-    finally:
-        reopened.close()
-        forget()
-    return total
 
 
 def durability_of(seed: int) -> str:
@@ -75,7 +39,7 @@ def test_crashes_of_two_directories_lose_tear_and_clobber_nothing(
     total = Tally()
     seed = part
     while total.states < STATES / PARTS:
-        total.add(explore(fast_place / f"{seed}", seed, durability_of(seed)))
+        total.add(explore(fast_place, seed, durability_of(seed), twice=1, two=True))
         assert not total.failures, (seed, total.described)
         seed += PARTS
     record_property("states", total.states)
@@ -116,6 +80,6 @@ def test_without_any_step_a_copy_above_does_harm(
     where, name, instead, durability = steps()[step]
     monkeypatch.setattr(where, name, instead)
     assert any(
-        explore(fast_place / f"{n}", n, durability, more=0, enough=1).failures
+        explore(fast_place, n, durability, twice=0, enough=1, two=True).failures
         for n in range(MUTANT_RUNS)
     ), f"nobody would notice if nobody did: {step}"

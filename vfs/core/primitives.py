@@ -36,7 +36,6 @@ PRIMITIVES = (
     "get_path",
     "get_start",
     "get_whole",
-    "get_whole",
     "head_object",
     "list_directory",
     "list_objects",
