@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 
 import fsspec
+import pytest
 import xxhash
 from tier_tools import AT_ONCE, forget
 
@@ -318,12 +319,9 @@ def open_logged(top: Path | str, *, two: bool = False, **options: Any) -> TierFi
 @contextlib.contextmanager
 def booted(name: str) -> Iterator[None]:
     """Let the machine have started anew."""
-    real = engine_module._boot_id
-    engine_module._boot_id = lambda: name
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_module, "boot_id", lambda: name)
         yield
-    finally:
-        engine_module._boot_id = real
 
 
 def record(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import gc
 import os
 import threading
 import time
@@ -193,6 +195,16 @@ def hot_files(top: Path, name: str = "hot") -> dict[str, bytes]:
     hot = top / name
     files = (path for path in hot.rglob("*") if path.is_file() and ".vfs" not in path.parts)
     return {path.relative_to(hot).as_posix(): path.read_bytes() for path in files}
+
+
+def open_files_below(directory: Path) -> list[str]:
+    """Name the open files below a directory; those of earlier tests may close at any time."""
+    gc.collect()  # a map holds a descriptor, and a traceback may hold the map
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one of the listing itself
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return [path for path in found if path.startswith(f"{directory}/")]
 
 
 def staged_files(top: Path, name: str = "hot") -> list[str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import gc
 import logging
 import multiprocessing
 import os
@@ -21,7 +19,7 @@ from typing import Any
 
 import pytest
 from cache_tools import block_files, disk_bytes, open_cache, reopen_cache, staged_files
-from tier_tools import GatedFileSystem
+from tier_tools import GatedFileSystem, open_files_below
 
 from vfs.backends.mem import MemFileSystem
 from vfs.cache import engine as engine_module
@@ -153,16 +151,6 @@ def test_directory_that_becomes_usable(
     assert len(warnings()) == 2, "another trouble is said again"
 
 
-def open_below(directory: Path) -> list[str]:
-    """Name the open files below a directory; those of earlier tests may close at any time."""
-    gc.collect()  # a map holds a descriptor, and a traceback may hold the map
-    found = []
-    for number in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(FileNotFoundError):  # the one of the listing itself
-            found.append(os.readlink(f"/proc/self/fd/{number}"))
-    return [path for path in found if path.startswith(f"{directory}/")]
-
-
 @pytest.mark.parametrize("broken", ["facts", "ghosts", "ledger", "locks", "tmp", "blocks"])
 def test_directory_that_cannot_be_opened_costs_no_descriptors(
     store: Path, key: str, tmp_path: Path, clock: MovableClock, broken: str
@@ -177,11 +165,11 @@ def test_directory_that_cannot_be_opened_costs_no_descriptors(
         path.mkdir()
     fs = reopen_cache(tmp_path)
     assert fs.cat_file(key) == DATA
-    before = len(open_below(tmp_path))
+    before = len(open_files_below(tmp_path))
     for _ in range(20):
         clock.ahead_s += 2 * _RETRY_S
         assert fs.cat_file(key) == DATA
-    assert len(open_below(tmp_path)) <= before
+    assert len(open_files_below(tmp_path)) <= before
     if path.is_dir():
         path.rmdir()
     else:

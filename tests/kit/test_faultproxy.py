@@ -2,6 +2,7 @@
 
 import fcntl
 import http.client
+import resource
 import socket
 import threading
 from collections.abc import Iterator
@@ -400,6 +401,15 @@ def test_s3fs_through_the_proxy(s3: S3Server) -> None:
     assert s3.get("proxied/new") == CONTENT
 
 
+@pytest.fixture
+def many_descriptors() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.usefixtures("many_descriptors")
 def test_connections_beyond_the_limit_of_select() -> None:
     """A client may hold more than the 1024 descriptors that select knows."""
     with (

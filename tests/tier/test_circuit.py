@@ -48,7 +48,7 @@ def held_locks(tier: TierFileSystem) -> int:
     """Return how many attempts are under way, by the locks they hold."""
     uploader = tier._engine.uploader
     assert uploader is not None
-    return len(tier._engine.locks._held - {uploader._lease, tier._engine._life})
+    return len(tier._engine.locks._held - {uploader._lease, *tier._engine._lives})
 
 
 class Down:

@@ -96,7 +96,7 @@ def test_copies_do_not_outlive_what_a_power_cut_took_below(
     if durability == "process":
         # What the lower disk may look like: the object as it was, while the top has a newer one.
         (tmp_path / "top/a").write_bytes(b"2")
-    monkeypatch.setattr(engine_module, "_boot_id", lambda: "another boot")
+    monkeypatch.setattr(engine_module, "boot_id", lambda: "another boot")
     tier = open_stack(tmp_path, **options)
     if durability == "power":
         assert tier.status("a").hot, "what is durable below needs not be fetched again"

@@ -15,9 +15,18 @@ import fsspec
 import pytest
 from small_process import in_a_small_process
 from tier_crash_tools import REAL, die_at, recorded, remove_tree
-from tier_tools import BrokenCold, forget, hot_files, open_broken, open_tier, staged_files
+from tier_tools import (
+    BrokenCold,
+    forget,
+    hot_files,
+    open_broken,
+    open_files_below,
+    open_tier,
+    staged_files,
+)
 
 from vfs.core.engine import close_engines
+from vfs.tier import engine as engine_module
 from vfs.tier.filesystem import TierFileSystem
 from vfs.tier.journal import Journal
 
@@ -388,6 +397,48 @@ def test_damaged_journal_is_an_error_not_a_new_journal(tmp_path: Path) -> None:
         TierFileSystem.clear_instance_cache()
         close_engines()
     assert journal.read_bytes() == b"not a database" * 1000
+
+
+@pytest.mark.parametrize("broken", ["journal.sqlite", "heat", "generations", "tmp", "pins.json"])
+def test_directory_that_cannot_be_opened_costs_no_descriptors(
+    tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_back(tmp_path, quiet_s=1e9).pipe_file("k", b"value")
+    TierFileSystem.clear_instance_cache()
+    close_engines()
+    path = tmp_path / "hot/.vfs" / broken
+    remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if broken in ("heat", "generations"):
+        path.mkdir()
+    else:
+        path.write_bytes(b"neither a database nor a directory")
+    monkeypatch.setattr(engine_module, "_RETRY_S", 0.0)
+    again = open_back(tmp_path)
+    state = f"{tmp_path}/hot/.vfs"
+    for _ in range(3):  # it is tried again every 10 s, for as long as the process lives
+        with pytest.raises(OSError, match="hot tier"):
+            again.cat_file("k")
+        # The two tables of the last try stay for those who look into them without a lock.
+        left = sorted(open_files_below(tmp_path))
+        assert set(left) <= {f"{state}/generations", f"{state}/heat"}
+        assert len(left) <= 2
+
+
+def test_directory_that_was_lost_is_let_go_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "_RETRY_S", 0.0)
+    tier = open_back(tmp_path)
+    tier.pipe_file("k", b"value")
+    tier.flush()
+    for _ in range(3):
+        os.rename(tmp_path / "hot", tmp_path / "away")
+        with pytest.raises(OSError, match="hot tier"):
+            tier.cat_file("k")
+        os.rename(tmp_path / "away", tmp_path / "hot")
+        assert tier.cat_file("k") == b"value"
+    close_engines()
+    assert not [path for path in open_files_below(tmp_path) if path.endswith("locks")]
 
 
 def test_journal_of_a_newer_version_is_refused(tmp_path: Path) -> None:

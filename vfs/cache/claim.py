@@ -11,7 +11,7 @@ from typing import Final
 from vfs.core.durable import make_directories
 from vfs.errors import ConfigError
 
-__all__ = ["boot_id", "claim", "read_boot"]
+__all__ = ["claim", "read_boot"]
 
 #: What marks a directory as a cache, and says in which format.
 _CLAIM: Final = b'{"format": 1}\n'
@@ -54,15 +54,6 @@ def _read_claim(path: str) -> bytes:
             return file.read(4096)
     except FileNotFoundError:
         return b""
-
-
-def boot_id() -> str:
-    """Return what changes when the machine starts again."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return "unknown"
 
 
 def read_boot(path: str) -> str:

@@ -25,12 +25,12 @@ from vfs.cache.block import (
     occupied_bytes,
     read_block,
 )
-from vfs.cache.claim import boot_id, claim, read_boot
+from vfs.cache.claim import claim, read_boot
 from vfs.cache.evict import Ghosts, evict_batch, queue_time_ns, remove_block, scan_blocks
 from vfs.cache.facts import Facts, FactsTable
 from vfs.cache.ledger import MAX_OWNERS, NO_OWNER, Ledger, find_owner
 from vfs.cache.memory import MemoryLevel
-from vfs.core.clock import SYSTEM_CLOCK
+from vfs.core.clock import SYSTEM_CLOCK, boot_id
 from vfs.core.durable import Staging, unlink_if_there
 from vfs.core.engine import Engine
 from vfs.core.filelock import LockFile

@@ -1,6 +1,7 @@
 """Time as a value that can be handed in; the only user of ``time`` for decisions.
 
-What lives here: the clock protocol and the real clock. What must not: sleeping.
+What lives here: the clock protocol, the real clock, and since which start of the machine it runs.
+What must not: sleeping.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Final, Protocol
 
-__all__ = ["SYSTEM_CLOCK", "Clock"]
+__all__ = ["SYSTEM_CLOCK", "Clock", "boot_id"]
 
 
 class Clock(Protocol):
@@ -31,3 +32,12 @@ class _SystemClock:
 
 
 SYSTEM_CLOCK: Final[Clock] = _SystemClock()
+
+
+def boot_id() -> str:
+    """Return what changes when the machine starts again."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return "unknown"

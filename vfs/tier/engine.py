@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from vfs.core.clock import SYSTEM_CLOCK
+from vfs.core.clock import SYSTEM_CLOCK, boot_id
 from vfs.core.engine import Engine
 from vfs.core.filelock import LockFile
 from vfs.core.single_flight import SingleFlight
@@ -126,7 +126,7 @@ class TierEngine(Engine):
         self._gather_pins()
         self._opening = threading.Lock()
         self._broken_since: float | None = None
-        self._life: int | None = None
+        self._lives: list[int] = []
         self._stamp = (0, 0)
         self._was_open = False
         self._given_up: list[Catalog | Journal] = []
@@ -181,8 +181,7 @@ class TierEngine(Engine):
                 self.catalog.bury(self.hot.owner)
             self._give_up_databases()
             self.generations.close()
-            if self._life is not None:
-                self.locks.release(self._life)
+        self._end_lives(0)
         for catalog in self._given_up:
             catalog.close()
         self._given_up.clear()
@@ -305,7 +304,7 @@ class TierEngine(Engine):
             os.stat(os.path.join(state, "tier.json"))
         claim(self.root, self.cold_identity)
         self.token = take_place(self)
-        boot = _boot_id()
+        boot = boot_id()
         self.locks = LockFile(os.path.join(state, "locks"))
         self.generations = Generations(os.path.join(state, "generations"))
         self.heat = Heat(os.path.join(state, "heat"))
@@ -315,6 +314,7 @@ class TierEngine(Engine):
             self.catalog = Catalog(os.path.join(state, "catalog.sqlite"), boot)
             opened.callback(self.catalog.close)
             opened.callback(self._forget_journal)
+            opened.callback(self._end_lives, len(self._lives))
             self._prepare(boot)
             opened.pop_all()
 
@@ -399,8 +399,15 @@ class TierEngine(Engine):
         return found
 
     def _prove_alive(self, owner: int) -> bool:
-        self._life = self.locks.acquire_now(_LIFE_LOCKS + owner)
-        return self._life is not None
+        life = self.locks.acquire_now(_LIFE_LOCKS + owner)
+        if life is not None:
+            self._lives.append(life)
+        return life is not None
+
+    def _end_lives(self, but_first: int) -> None:
+        # Of a directory that was lost the lock is kept: calls may still be under way in it.
+        while len(self._lives) > but_first:
+            self.locks.release(self._lives.pop())
 
     def bury_the_dead(self) -> None:
         """Undo what processes that died were doing."""
@@ -489,12 +496,3 @@ class TierEngine(Engine):
         """Write down for plans what cold was read for; not worth failing a read."""
         with contextlib.suppress(OSError):
             self.cold_reads.save(self.catalog, SYSTEM_CLOCK.wall_s())
-
-
-def _boot_id() -> str:
-    """Return what changes when the machine starts again."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return "unknown"
