@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import threading
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from history_tools import (
     worst_staleness_s,
 )
 from tier_tools import (
+    Gate,
     GatedFileSystem,
     cold_of,
     hot_files,
@@ -31,6 +33,7 @@ from tier_tools import (
     open_tier,
 )
 
+from vfs.core.single_flight import SingleFlight
 from vfs.errors import ConfigError, ConflictError, UnavailableError
 from vfs.testing.servers import S3Server
 from vfs.types import ObjectInfo
@@ -111,16 +114,21 @@ def test_foreign_change_is_seen_at_once(tmp_path: Path, protocol: str, read: str
     assert hot_files(tmp_path) == {}
 
 
-def test_requests(tmp_path: Path) -> None:
+@pytest.mark.parametrize("protocol", ["gated", "telling"])
+def test_requests(tmp_path: Path, protocol: str) -> None:
     """Exclusive: none for a hit. Open: one a read. Ttl: none, within it."""
     cold_of(tmp_path).pipe_file("k", b"value")
+    fetch = (2, 1) if protocol == "gated" else (0, 1)
     for consistency, fill, hit in (
         ("exclusive", (0, 1), (0, 0)),
-        ("open", (2, 1), (1, 0)),
-        ("ttl", (2, 1), (0, 0)),
+        ("open", fetch, (1, 0)),
+        ("ttl", fetch, (0, 0)),
     ):
-        tier = open_gated(tmp_path, write="through", consistency=consistency)
+        tier = open_gated(tmp_path, protocol, write="through", consistency=consistency)
         tier.evict("k")
+        if protocol == "telling":
+            tier.cat_file("k")  # of this store only the first answer shows that it tells
+            tier.evict("k")
         asked = Asked()
         assert tier.cat_file("k") == b"value"
         assert asked.take() == fill
@@ -173,11 +181,11 @@ def test_ttl_of_a_promotion_counts_from_its_request(tmp_path: Path) -> None:
     freshness.clock = clock
 
     def replace(key: str) -> None:
-        TellingFileSystem.before_get = None
+        GatedFileSystem.before_get = None
         cold_of(tmp_path).pipe_file(key, b"22")
         clock.now_s = 20.0
 
-    TellingFileSystem.before_get = replace
+    GatedFileSystem.before_get = replace
     assert tier.cat_file("k") == b"1"
     clock.now_s = 29.9
     assert tier.cat_file("k") == b"1"
@@ -259,13 +267,85 @@ def test_history_of_four_processes(tmp_path: Path, mode: str, allowed_s: float) 
     assert worst_staleness_s(written_s, reads) <= allowed_s
 
 
-def test_readers_that_come_together_share_one_fetch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("protocol", ["gated", "telling"])
+def test_readers_that_come_together_share_one_fetch(tmp_path: Path, protocol: str) -> None:
     cold_of(tmp_path).pipe_file("k", b"value")
-    tier = open_gated(tmp_path, write="through", consistency="open")
+    tier = open_gated(tmp_path, protocol, write="through", consistency="open")
     asked = Asked()
     with ThreadPoolExecutor(16) as pool:
         assert set(pool.map(lambda _: tier.cat_file("k"), range(16))) == {b"value"}
     assert asked.take()[1] == 1
+
+
+@pytest.mark.parametrize("what", ["replaced", "removed", "left alone"])
+@pytest.mark.parametrize("protocol", ["gated", "telling"])
+def test_reader_that_joins_a_fetch_gets_no_older_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str, what: str
+) -> None:
+    """It comes after a foreign write, while the bytes of before are on their way."""
+    cold = cold_of(tmp_path)
+    cold.pipe({"first": b"1", "k": b"older"})
+    tier = open_gated(tmp_path, protocol, write="through", consistency="open")
+    tier.cat_file("first")
+    joining, gate, gets = joins(monkeypatch), Gate(), []
+
+    def answer(key: str) -> None:
+        gets.append(key)
+        if len(gets) == 1:
+            gate(key)
+
+    GatedFileSystem.before_get = answer
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(tier.cat_file, "k")
+        assert gate.reached.wait(30)
+        assert joining.acquire(timeout=30)
+        if what == "replaced":
+            cold.pipe_file("k", b"newer")
+        elif what == "removed":
+            cold.rm_file("k")
+        second = pool.submit(tier.cat_file, "k")
+        assert joining.acquire(timeout=30)
+        gate.go_on.set()
+        assert first.result(30) == b"older"
+        if what == "removed":
+            with pytest.raises(FileNotFoundError):
+                second.result(30)
+        else:
+            assert second.result(30) == (b"newer" if what == "replaced" else b"older")
+    assert len(gets) == (2 if what == "replaced" else 1)
+
+
+def test_reader_that_joins_a_fetch_within_the_ttl_asks_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cold = cold_of(tmp_path)
+    cold.pipe({"first": b"1", "k": b"older"})
+    tier = open_gated(tmp_path, "telling", write="through", consistency="ttl", ttl_s=1e6)
+    tier.cat_file("first")
+    joining, gate, asked = joins(monkeypatch), Gate(), Asked()
+    GatedFileSystem.before_get = gate
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(tier.cat_file, "k")
+        assert gate.reached.wait(30)
+        cold.pipe_file("k", b"newer")
+        assert joining.acquire(timeout=30)
+        second = pool.submit(tier.cat_file, "k")
+        assert joining.acquire(timeout=30)
+        gate.go_on.set()
+        assert first.result(30) == second.result(30) == b"older"
+    assert (gate.calls, asked.heads) == (1, [])
+
+
+def joins(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Return what is released whenever a reader begins a fetch, or joins one."""
+    joining, real = threading.Semaphore(0), SingleFlight.run
+
+    async def run(self: SingleFlight[Any], *args: Any) -> Any:
+        joining.release()
+        return await real(self, *args)
+
+    monkeypatch.setattr(SingleFlight, "run", run)
+    return joining
 
 
 def test_unsent_writes_are_not_compared(tmp_path: Path) -> None:

@@ -220,6 +220,21 @@ def test_promotion_from_a_shared_store_need_not_ask_what_it_got(
     assert tier.cat_file("k") == (b"theirs" if consistency == "open" else bytes(2000))
 
 
+@pytest.mark.parametrize("engine", ["obstore", "s3fs"])
+@pytest.mark.parametrize("consistency", ["open", "ttl"])
+def test_first_read_of_a_shared_store_is_one_request(
+    s3: S3Server, bucket: str, tmp_path: Path, engine: str, consistency: str
+) -> None:
+    s3.put(f"{bucket}/k", b"read")
+    tier = open_over(s3, bucket, tmp_path, engine, consistency=consistency)
+    s3.reset()
+    assert tier.cat_file("k") == b"read"
+    assert methods(s3) == ["GET"]
+    s3.put(f"{bucket}/k", b"theirs")
+    assert tier.cat_file("k") == (b"read" if consistency == "ttl" else b"theirs")
+    assert methods(s3) == ([] if consistency == "ttl" else ["HEAD", "GET"])
+
+
 @pytest.mark.parametrize("consistency", ["open", "ttl"])
 def test_shared_store_names_the_version_that_was_read(
     s3: S3Server, bucket: str, tmp_path: Path, consistency: str

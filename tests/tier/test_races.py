@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ import fsspec
 import pytest
 from tier_tools import Gate, GatedFileSystem, hot_files, open_tier, staged_files
 
+from vfs.backends.mem import MemFileSystem
 from vfs.errors import ConflictError
 from vfs.tier.filesystem import TierFileSystem
-from vfs.tier.hot import HotStore
+from vfs.tier.hot import HotStore, slot_of
+from vfs.types import ObjectInfo
 
 
 def test_fetch_overtaken_by_a_write_is_not_installed(gated: TierFileSystem, tmp_path: Path) -> None:
@@ -135,6 +139,61 @@ def test_version_asked_during_a_change_is_not_kept(tmp_path: Path) -> None:
         landed.go_on.set()
         writing.result(30)
     assert gated.cat_file("k") == new
+
+
+@pytest.mark.parametrize("meanwhile", ["asked", "forgotten", "neighbour", "tried", "removed"])
+@pytest.mark.parametrize("etags", [True, False])
+def test_open_reader_conflicts_with_a_change_of_its_object_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: str, etags: bool
+) -> None:
+    gated = fsspec.filesystem(
+        "tier",
+        hot=str(tmp_path / "hot"),
+        target_protocol="gated",
+        target_options={"store": tmp_path.as_posix()},
+        promote="never",
+        write="around",
+    )
+    if not etags:
+        monkeypatch.setattr(GatedFileSystem, "head_object", without_etag)
+    content = b"data" * 5000
+    gated.pipe({"k": content, "other": b"1"})
+    neighbour = next(f"k{n}" for n in range(10**7) if slot_of(f"k{n}") == slot_of("k"))
+
+    def answer(_: str) -> None:
+        GatedFileSystem.before_get = None
+        if meanwhile == "asked":  # and the same is remembered again
+            gated._engine.versions.clear()
+            gated.info("k")
+        elif meanwhile == "forgotten":
+            gated._engine.versions.clear()
+        elif meanwhile == "neighbour":  # their generation is one
+            gated.pipe_file(neighbour, b"2")
+        elif meanwhile == "tried":
+            GatedFileSystem.before_put = refuse
+            with pytest.raises(PermissionError):
+                gated.pipe_file("k", b"3")
+        else:
+            gated.rm_file("k")
+
+    with gated.open("k") as reader:
+        assert reader.read(10) == content[:10]
+        GatedFileSystem.before_get = answer
+        if meanwhile == "removed":
+            with pytest.raises(ConflictError):
+                reader.seek(15_000) and reader.read()
+        else:
+            reader.seek(15_000)
+            assert reader.read() == content[15_000:]
+
+
+def refuse(key: str) -> None:
+    raise PermissionError(errno.EACCES, "no", key)
+
+
+def without_etag(self: GatedFileSystem, key: str) -> ObjectInfo:
+    found = MemFileSystem.head_object(self, key)
+    return replace(found, etag=None)
 
 
 def test_concurrent_readers_of_one_loop_share_one_fetch(gated: TierFileSystem) -> None:

@@ -480,7 +480,7 @@ class TierFileSystem(
             return await super()._read_pinned(key, start, end, info)
         data: bytes = await self._cat_file(key, start, end)
         low, high = resolve(start, end, info["size"])
-        if known is not self._engine.known_version(key) or len(data) != high - low:
+        if len(data) != high - low or not await self._is_still(key, known):
             raise replaced(key)
         return data
 

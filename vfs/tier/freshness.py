@@ -8,7 +8,9 @@ With the default, ``"exclusive"``, none of this is made: a hot hit asks nobody.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, TypeAlias
+import itertools
+from collections.abc import Awaitable, Callable, Hashable
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from vfs.core.clock import SYSTEM_CLOCK, Clock
 from vfs.core.loop import run_in_thread
@@ -22,7 +24,7 @@ from vfs.types import ObjectInfo
 if TYPE_CHECKING:
     from vfs.tier.mover import Mover
 
-__all__ = ["Freshness", "Mark", "mark_of"]
+__all__ = ["TURNS", "Fetched", "Freshness", "Mark", "mark_of"]
 
 #: What tells one version of a cold object from the next: size, etag, and without one its mtime.
 Mark: TypeAlias = tuple[int, str | None, float | None]
@@ -32,6 +34,23 @@ _REMEMBERED: Final = 100_000
 
 #: Looks at a copy that others replace at the same time.
 _LOOKS: Final = 5
+
+
+#: Numbers of readers' arrivals and of requests, all on the I/O loop: which of two was first.
+TURNS: Final = itertools.count()
+
+
+class Fetched(NamedTuple):
+    """What a fetch has brought."""
+
+    #: Its request was sent after everything with a lower number,
+    turn: int
+    #: and at this time.
+    sent_s: float
+    #: What it is, where the answer told.
+    info: ObjectInfo | None
+    #: None where the copy has the bytes, or may have them.
+    data: bytes | None
 
 
 def mark_of(info: ObjectInfo) -> Mark | None:
@@ -66,9 +85,9 @@ class Freshness:
 
     Notes
     -----
-    Cost: one request for the facts of an object a comparison, one more for a promotion, and another
-    where the answer with the bytes does not tell their version. On the I/O loop,
-    but for :meth:`is_fresh`.
+    Cost: one request for the facts of an object a comparison. A promotion costs none beside its
+    own, but one for a reader that joins it when it has been sent already; two where the answer
+    with the bytes does not tell their version. On the I/O loop, but for :meth:`is_fresh`.
     """
 
     def __init__(
@@ -78,6 +97,8 @@ class Freshness:
         self.mode = mode
         self.ttl_s = ttl_s
         self.clock = clock
+        #: Whether answers with bytes tell their version; the first ones show whether they do.
+        self.tells = mover.cold.reads_with_facts
         self._compared: dict[str, float] = {}
         self._shared: Catalog | None = None
 
@@ -86,7 +107,10 @@ class Freshness:
         if self.mode == "open":
             return False
         asked_s = self._compared.get(key)
-        return asked_s is not None and self.clock.monotonic_s() - asked_s < self.ttl_s
+        return asked_s is not None and self._still_counts(asked_s)
+
+    def _still_counts(self, asked_s: float) -> bool:
+        return self.mode == "ttl" and self.clock.monotonic_s() - asked_s < self.ttl_s
 
     async def check(self, key: str) -> bool:
         """Drop the copy of a clean object if cold has another version, or none.
@@ -142,9 +166,38 @@ class Freshness:
             await run_in_thread(share, catalog)
             self._shared = catalog
 
-    async def mark_before(self, key: str) -> Mark | None:
-        """Return which version cold has, before it is fetched."""
+    async def fetch(
+        self, key: str, join: Callable[[Hashable, Mark | None], Awaitable[Fetched]]
+    ) -> bytes | None:
+        """Fetch an object, or join who is fetching it.
+
+        INVARIANT: what was sent for before this call counts only if cold still has that version.
+        (tests/tier/test_freshness.py::test_reader_that_joins_a_fetch_gets_no_older_version)
+
+        Parameters
+        ----------
+        key : str
+            Which.
+        join : callable
+            Fetches, or awaits who does with an equal first argument. The second is the version
+            that cold had before, where answers do not tell.
+        """
         await self.share()
+        came = next(TURNS)
+        for _ in range(_LOOKS):
+            if not self.tells:
+                break
+            found = await join(None, None)
+            if found.data is None or found.turn > came or self._still_counts(found.sent_s):
+                return found.data
+            mark = None if found.info is None else mark_of(found.info)
+            if mark is not None and mark == await self._mark(key):
+                return found.data
+        mark = await self._mark(key)
+        return (await join(object() if mark is None else mark, mark)).data
+
+    async def _mark(self, key: str) -> Mark | None:
+        """Return which version cold has now."""
         found = await self.mover.remote.head(key)
         return None if found is None else mark_of(found)
 
@@ -154,8 +207,8 @@ class Freshness:
         Without a label the copy is dropped by the next comparison.
         """
         asked_s = self.clock.monotonic_s()
-        found = await self.mover.remote.head(key)
-        if before is not None and found is not None and mark_of(found) == before:
+        found = None if before is None else await self.mover.remote.head(key)
+        if found is not None and mark_of(found) == before:
             await self.note(key, found, generation, asked_s)
 
     async def note(

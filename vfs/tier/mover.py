@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Hashable, Iterable
 from typing import Any, Final, Literal, cast
 
 import xxhash
@@ -24,7 +24,7 @@ from vfs.tier.catalog import Reservation
 from vfs.tier.claim import hot_name_allowed
 from vfs.tier.dirty import digest_of
 from vfs.tier.engine import FETCH_LOCKS, WRITE_LOCKS, TierEngine, Version
-from vfs.tier.freshness import Freshness, Mark
+from vfs.tier.freshness import TURNS, Fetched, Freshness, Mark
 from vfs.tier.group import Intent
 from vfs.tier.hot import read_hot, slot_of
 from vfs.tier.journal import Kind, State, below
@@ -143,38 +143,45 @@ class Mover:
         bytes or None
             The object, unless it was streamed into the hot copy.
         """
-        # Whoever comes after a change must not be told what was fetched before it.
-        mark = None if self.freshness is None else await self.freshness.mark_before(key)
-        # Where others write to cold, nor what was fetched before they did.
-        apart = object() if self.freshness is not None and mark is None else mark
-        flight = (key, self.engine.generations.get(slot_of(key)), apart)
-        data: bytes | None = await self.engine.flights.run(
-            flight, lambda: self._fetch_alone(key, size, limit_bytes, mark)
-        )
-        return data
+
+        async def join(apart: Hashable, mark: Mark | None) -> Fetched:
+            # Whoever comes after a change must not be told what was fetched before it.
+            generation = self.engine.generations.get(slot_of(key))
+            flight = (key, generation, self.freshness is None, apart)
+            found: Fetched = await self.engine.flights.run(
+                flight, lambda: self._fetch_alone(key, size, limit_bytes, mark)
+            )
+            return found
+
+        if self.freshness is None:
+            return (await join(None, None)).data
+        return await self.freshness.fetch(key, join)
 
     async def _fetch_alone(
         self, key: str, size: int | None, limit_bytes: int, mark: Mark | None
-    ) -> bytes | None:
+    ) -> Fetched:
         """Be the only fetcher of a key on this machine."""
         slot = slot_of(key)
         async with self.engine.locks.hold([FETCH_LOCKS + slot]):
             # Another process may have fetched it while this one waited for the lock.
             if os.path.isfile(self.engine.hot.path(key)):
-                return None
+                return Fetched(next(TURNS), 0.0, None, None)
             generation = self.engine.settled_generation(slot)
             # INVARIANT: what was removed here is not fetched again from a cold store that has
             # not heard of it; asked after the generation, so that a later removal fences this.
             # (tests/tier/test_writeback.py::test_fetch_begun_after_a_removal_finds_the_tombstone)
             if await self.has_unsent(key):
-                return None
+                return Fetched(next(TURNS), 0.0, None, None)
+            turn = next(TURNS)
             began_s = self.freshness.clock.monotonic_s() if self.freshness else 0.0
             info, data = await self._fetch(key, size, limit_bytes, generation)
             if self.freshness is not None and info is not None:
                 await self.freshness.note(key, info, generation, began_s)
             elif self.freshness is not None:
                 await self.freshness.label(key, mark, generation)
-            return data
+            if self.freshness is not None and data is not None:
+                self.freshness.tells = info is not None
+            return Fetched(turn, began_s, info, data)
 
     async def _fetch(
         self, key: str, size: int | None, limit_bytes: int, generation: int | None

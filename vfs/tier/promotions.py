@@ -1,6 +1,7 @@
 """When a read of a cold object leaves a copy, and what is noted for plans.
 
-What lives here: asking the policy. What must not: fetching (``mover.py``), the policy itself.
+What lives here: asking the policy, and whether what is read in parts is still the same. What must
+not: fetching (``mover.py``), the policy itself.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from vfs.errors import is_a_directory
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from vfs.tier.engine import TierEngine
+    from vfs.tier.engine import TierEngine, Version
     from vfs.tier.mover import Mover
     from vfs.tier.options import TierOptions
     from vfs.types import ObjectInfo
@@ -44,6 +45,20 @@ class TierPromotions:
         known = self._engine.known_version(key)
         size = known.size if known is not None else (await self.head_object(key)).size
         return policy.wants(reads_before=before, size_bytes=size), size
+
+    async def _is_still(self, key: str, known: Version) -> bool:
+        """Say whether an object is the one it was, as far as anyone can tell.
+
+        INVARIANT: what is remembered may be forgotten, or end with a change of another key.
+        (tests/tier/test_races.py::test_open_reader_conflicts_with_a_change_of_its_object_only)
+        """
+        if self._engine.known_version(key) == known:
+            return True
+        try:
+            now = await self.head_object(key)
+        except FileNotFoundError:
+            return False
+        return (now.etag, now.mtime, now.size) == known[1:]
 
     async def _note_cold_read(self, key: str, size: int | None) -> None:
         """Keep for plans what cold was just read for."""
