@@ -204,6 +204,24 @@ def test_checking_does_not_make_a_copy_look_used(tmp_path: Path) -> None:
     assert len(tier.plan()) == 1
 
 
+@pytest.mark.parametrize("all_at_once", [True, False])
+def test_copies_that_go_while_they_are_listed(tmp_path: Path, all_at_once: bool) -> None:
+    tier = quiet(tmp_path)
+    tier.pipe({f"{folder}/{n}": b"1" for folder in "abc" for n in range(9)})
+    walk = tier._engine.hot.walk(tier._engine.absolute_keys)
+    seen = {next(walk)[0]}
+    if all_at_once:
+        tier.evict("", recursive=True)
+    else:
+        (folder,) = {key.partition("/")[0] for key in seen}
+        tier.evict(folder, recursive=True)
+        for other in set("abc") - {folder}:
+            tier.rm(other, recursive=True)
+            tier.pipe_file(other, b"an object")
+    assert {key.partition("/")[0] for key, _ in walk} <= {key.partition("/")[0] for key in seen}
+    assert not tier.fsck().problems
+
+
 def test_a_copy_that_is_being_changed_is_left_alone(tmp_path: Path) -> None:
     tier = open_tier(tmp_path)
     tier.pipe({"a": b"1", "b": b"1"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tier_tools import hot_files, open_tier
@@ -12,6 +13,7 @@ from vfs.core.engine import close_engines
 from vfs.errors import ConflictError
 from vfs.observe import Event, subscribe
 from vfs.tier.filesystem import TierFileSystem
+from vfs.tier.mover import Mover
 
 
 def test_status_follows_the_object(tier: TierFileSystem, tmp_path: Path) -> None:
@@ -53,6 +55,24 @@ def test_promote_ignores_rule_and_size(tmp_path: Path) -> None:
     assert hot_files(tmp_path) == {}
     tier.promote("a")
     assert hot_files(tmp_path) == {"a": b"x" * 1000}
+
+
+def test_promotion_that_is_evicted_at_once_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tier = open_tier(tmp_path, write="around")
+    tier.pipe_file("t/a", b"1")
+    real, evicted = Mover.fetch_and_install, []
+
+    async def fetch_and_install(self: Mover, key: str, *args: Any) -> Any:
+        found = await real(self, key, *args)
+        if not evicted:
+            evicted.append(await tier._evict(key))
+        return found
+
+    monkeypatch.setattr(Mover, "fetch_and_install", fetch_and_install)
+    tier.promote("t/a")
+    assert (evicted, hot_files(tmp_path)) == ([1], {"t/a": b"1"})
 
 
 def test_large_objects_are_streamed(tmp_path: Path) -> None:

@@ -374,19 +374,32 @@ class HotStore:
         return f"{self.root}{key}" if key[:1] == "/" else f"{self.root}/{key}"
 
     def walk(self, absolute_keys: bool) -> Iterator[tuple[str, os.stat_result]]:
-        """Yield every copy in the directory with its stat, without the tier's own files."""
+        """Yield every copy in the directory with its stat, without the tier's own files.
+
+        What others remove meanwhile is left out, or not.
+        """
         start = "/" if absolute_keys else ""
         pending = [(self.root, start)]
         while pending:
             directory, prefix = pending.pop()
-            with os.scandir(directory) as entries:
+            try:
+                entries = os.scandir(directory)
+            except (FileNotFoundError, NotADirectoryError):
+                if directory == self.root:
+                    raise
+                continue
+            with entries:
                 for entry in entries:
                     if not prefix.strip("/") and entry.name == STATE_DIRECTORY:
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         pending.append((entry.path, f"{prefix}{entry.name}/"))
                     elif entry.is_file(follow_symlinks=False):
-                        yield f"{prefix}{entry.name}", entry.stat(follow_symlinks=False)
+                        try:
+                            facts = entry.stat(follow_symlinks=False)
+                        except FileNotFoundError:
+                            continue
+                        yield f"{prefix}{entry.name}", facts
 
     def owners_of_staged_files(self) -> set[int]:
         """Return the processes that are writing files here, or died doing it."""

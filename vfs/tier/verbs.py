@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from vfs.config.sizes import format_bytes
 from vfs.core.clock import SYSTEM_CLOCK
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from vfs.tier.mover import Mover
 
 __all__ = ["TierVerbs"]
+
+#: How often a promotion is tried again that left no copy: it was evicted at once, or a write or
+#: another process's room came in between.
+_PROMOTIONS: Final = 3
 
 
 class TierVerbs:
@@ -186,6 +190,10 @@ class TierVerbs:
         keys = await self._keys(path, recursive)
         await self._promote_many(keys, progress)
         for key in keys:
+            # Of a tree a copy that is missing was pushed out by the rest of it.
+            for _ in range(_PROMOTIONS if len(keys) == 1 else 0):
+                if not self._has_copy(key):
+                    await self._promote_many(keys, None)
             if not self._has_copy(key):
                 limit = format_bytes(self._engine.catalog.limit() or 0)
                 message = (
