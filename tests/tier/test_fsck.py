@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import time
 from collections.abc import Callable
+from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +205,23 @@ def test_checking_does_not_make_a_copy_look_used(tmp_path: Path) -> None:
     assert tier.fsck().ok
     assert (tmp_path / "hot/a").stat().st_atime == before
     assert len(tier.plan()) == 1
+
+
+def test_copy_that_another_process_is_evicting_is_not_missing(tmp_path: Path) -> None:
+    tier = quiet(tmp_path)
+    tier.pipe({"a": b"1", "b": b"2"})
+    catalogue = tmp_path / "hot/.vfs/catalog.sqlite"
+    with (
+        ThreadPoolExecutor(1) as pool,
+        contextlib.closing(sqlite3.connect(catalogue, isolation_level=None)) as other,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("DELETE FROM objects WHERE key='a'")
+        (tmp_path / "hot/a").unlink()
+        checking = pool.submit(tier.fsck)
+        assert not futures.wait([checking], timeout=0.5).done, "it has not waited for the other"
+        other.execute("COMMIT")
+        assert not checking.result(30).problems
 
 
 @pytest.mark.parametrize("all_at_once", [True, False])

@@ -62,7 +62,7 @@ def test_promotion_that_is_evicted_at_once_is_done_again(
 ) -> None:
     tier = open_tier(tmp_path, write="around")
     tier.pipe_file("t/a", b"1")
-    real, evicted = Mover.fetch_and_install, []
+    real, evicted = Mover.fetch_and_install, list[int]()
 
     async def fetch_and_install(self: Mover, key: str, *args: Any) -> Any:
         found = await real(self, key, *args)

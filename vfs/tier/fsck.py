@@ -172,7 +172,9 @@ def _judge(
 ) -> Problem | None:
     """Return what is wrong with a copy, if it is still the one and nobody is changing it."""
     with _alone(engine, row.key) as alone:
-        now = engine.catalog.row(row.key)
+        # An eviction, here or in another process, removes the file before its row is gone.
+        with engine.catalog.transaction():
+            now = engine.catalog.row(row.key)
         same = now is not None and (now.inode, now.size, now.hash) == (
             row.inode,
             row.size,
