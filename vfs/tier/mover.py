@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, cast
 
 import xxhash
 
-from vfs.core.loop import run_in_thread
+from vfs.core.loop import clean_up_in_thread, run_in_thread
 from vfs.core.target import Target
 from vfs.errors import IntegrityError, UnavailableError, exists_already, is_a_directory, not_found
 from vfs.observe import Event, emit, logger
@@ -324,10 +324,10 @@ class Mover:
             try:
                 yield staging
             finally:
-                await run_in_thread(staging.discard)
+                await clean_up_in_thread(staging.discard)
         finally:
             # After an installation the reservation is the copy itself and this does nothing.
-            await run_in_thread(engine.catalog.release, reservation)
+            await clean_up_in_thread(engine.catalog.release, reservation)
 
     # ---------------------------------------------------------------- change
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from vfs.core.clock import SYSTEM_CLOCK
 from vfs.core.durable import unlink_if_there
-from vfs.core.loop import gather, io_loop, run_in_thread
+from vfs.core.loop import clean_up_in_thread, gather, io_loop, run_in_thread
 from vfs.errors import ConflictError, is_a_directory, is_retryable
 from vfs.observe import Event, emit, logger
 from vfs.tier.attempt import Outcome, failure_of, prepared, probe_of, split
@@ -338,7 +338,7 @@ class Uploader:
             etag = await self._put(now, ready.source)
         finally:
             if isinstance(ready.source, str):
-                await run_in_thread(unlink_if_there, ready.source)
+                await clean_up_in_thread(unlink_if_there, ready.source)
         return Outcome(now, etag, done=True, inode=ready.inode)
 
     async def _report_damage(self, store: DirtyStore, change: Change, why: str) -> Outcome:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from vfs.core.clock import SYSTEM_CLOCK
 from vfs.core.durable import unlink_if_there
-from vfs.core.loop import run_in_thread
+from vfs.core.loop import clean_up_in_thread, run_in_thread
 from vfs.errors import TierFullError, exists_already, is_a_directory, not_a_directory
 from vfs.policies.pressure import PressurePolicy
 from vfs.policies.zarrorder import ancestors_of
@@ -121,7 +121,7 @@ class WriteBack:
                     await self.engine.committer.run(store, intent)
                 except BaseException:
                     if content.reservation is not None:
-                        await run_in_thread(self.engine.catalog.release, content.reservation)
+                        await clean_up_in_thread(self.engine.catalog.release, content.reservation)
                     raise
                 return not intent.declined
 
@@ -164,7 +164,7 @@ class WriteBack:
                 return await write()
             finally:
                 if content.reservation is not None:
-                    await run_in_thread(self.engine.catalog.release, content.reservation)
+                    await clean_up_in_thread(self.engine.catalog.release, content.reservation)
 
         return await _to_its_end(run())
 
@@ -381,7 +381,7 @@ class WriteBack:
             yield found
         finally:
             if found is not None:
-                await run_in_thread(unlink_if_there, link)
+                await clean_up_in_thread(unlink_if_there, link)
 
 
 async def _to_its_end(write: Coroutine[Any, Any, Any]) -> Any:
