@@ -33,6 +33,7 @@ from tier_tools import (
     open_tier,
 )
 
+from vfs.core.loop import wait
 from vfs.core.single_flight import SingleFlight
 from vfs.errors import ConfigError, ConflictError, UnavailableError
 from vfs.testing.servers import S3Server
@@ -346,6 +347,40 @@ def joins(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
 
     monkeypatch.setattr(SingleFlight, "run", run)
     return joining
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("write", ["through", "back"])
+@pytest.mark.parametrize("what", ["replaced", "removed", "left alone"])
+@pytest.mark.parametrize("protocol", ["gated", "telling"])
+def test_conditional_write_after_a_foreign_one(
+    tmp_path: Path, protocol: str, write: str, what: str
+) -> None:
+    cold = cold_of(tmp_path)
+    cold.pipe_file("k", b"read")
+    tier = open_gated(tmp_path, protocol, write=write, consistency="open")
+    assert tier.cat_file("k") == b"read"
+    etag = tier.info("k")["etag"]
+    if what == "replaced":
+        cold.pipe_file("k", b"theirs")
+    elif what == "removed":
+        cold.rm_file("k")
+
+    def put() -> None:
+        wait(tier.put_object, "k", b"read and changed", if_match=etag)
+
+    if what == "left alone":
+        put()
+        assert tier.cat_file("k") == b"read and changed"
+        return
+    with pytest.raises((ConflictError, FileNotFoundError)):
+        put()
+    if what == "replaced":
+        assert tier.cat_file("k") == cold.cat_file("k") == b"theirs"
+    else:
+        assert not tier.exists("k")
+    tier.pipe_file("k", b"next")  # no lock is held any more
+    assert tier.cat_file("k") == b"next"
 
 
 def test_unsent_writes_are_not_compared(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ class Fetcher:
     async def _open_by_reading(self, key: str, digest: bytes, versions: Versions) -> bytes | None:
         engine = self._engine
         try:
-            lock = engine.locks.hold([_slot_of(digest)])
+            lock = engine.locks.hold([_slot_of(digest)], line="fetches")
             await lock.__aenter__()
         except OSError:
             return None
@@ -359,9 +359,9 @@ class Fetcher:
             if run[0].number == 0 and self._target.reads_with_facts:
                 # Another process may be reading it with the question what it is. Not held any
                 # longer: a stalled fetch of an old version must not keep readers of a new one.
-                async with engine.locks.hold([_slot_of(version.digest)]):
+                async with engine.locks.hold([_slot_of(version.digest)], line="looks"):
                     pass
-            lock = engine.locks.hold(slots)
+            lock = engine.locks.hold(slots, line="fetches")
             await lock.__aenter__()
         except OSError as error:  # the directory is gone, or no descriptors are left
             engine.degrade(str(error))

@@ -67,6 +67,7 @@ class TierChanges:
         def _has_copy(self, key: str) -> bool: ...
         def _naming_archived(self, key: str) -> AbstractContextManager[None]: ...
         async def head_object(self, key: str) -> ObjectInfo: ...
+        async def _facts_of(self, key: str, *, held: bool) -> ObjectInfo: ...
         async def get_object(self, key: str, start: int | None, end: int | None) -> bytes: ...
         async def list_directory(self, key: str) -> list[ObjectInfo]: ...
 
@@ -111,7 +112,7 @@ class TierChanges:
 
     async def _write_held(self, key: str, content: Content, if_match: str | None) -> None:
         async with self._mover.changing([key]):
-            if if_match is not None and (await self.head_object(key)).etag != if_match:
+            if if_match is not None and (await self._facts_of(key, held=True)).etag != if_match:
                 message = "the object was replaced since it was read"
                 raise ConflictError(message, key)
             mode = self._options.write_mode(key)
@@ -144,7 +145,7 @@ class TierChanges:
             return
         if state.pending == "delete":
             raise not_found(key)
-        if (await self.head_object(key)).kind == "directory":
+        if (await self._facts_of(key, held=True)).kind == "directory":
             raise is_a_directory(key)
 
     async def _delete_many(self, keys: list[str]) -> None:

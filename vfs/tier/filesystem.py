@@ -352,9 +352,9 @@ class TierFileSystem(
                 return data
         raise self._unreadable(key)
 
-    async def _compare(self, key: str) -> bool:
+    async def _compare(self, key: str, *, held: bool = False) -> bool:
         """Say whether a copy may answer; one that others have outdated in cold is dropped."""
-        return self._freshness is None or await self._freshness.check(key)
+        return self._freshness is None or await self._freshness.check(key, held=held)
 
     def _open_copy(self, key: str) -> LocalSource | None:
         """Open a copy that may answer; for synchronous callers."""
@@ -443,10 +443,13 @@ class TierFileSystem(
         return ObjectInfo(key, facts.st_size, known.mtime, known.etag).to_info()
 
     async def head_object(self, key: str) -> ObjectInfo:
+        return await self._facts_of(key, held=False)
+
+    async def _facts_of(self, key: str, *, held: bool) -> ObjectInfo:
         engine = self._engine
         if not (engine.usable() and hot_name_allowed(key)):
             return self._from_cold(await self.target.info(self._mover.cold_path(key)))
-        await self._compare(key)
+        await self._compare(key, held=held)
         generation = engine.generations.get(slot_of(key))
         row = await run_in_thread(engine.catalog.row, key)
         if row is not None and row.mtime is not None:

@@ -8,6 +8,7 @@ With the default, ``"exclusive"``, none of this is made: a hot hit asks nobody.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Awaitable, Callable, Hashable
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
@@ -112,12 +113,19 @@ class Freshness:
     def _still_counts(self, asked_s: float) -> bool:
         return self.mode == "ttl" and self.clock.monotonic_s() - asked_s < self.ttl_s
 
-    async def check(self, key: str) -> bool:
+    async def check(self, key: str, *, held: bool = False) -> bool:
         """Drop the copy of a clean object if cold has another version, or none.
 
         INVARIANT: a copy answers only if cold was asked after the read began, or less than
         ``ttl_s`` before; one that comes after a look that found none was fetched before, perhaps.
         (tests/tier/test_freshness.py::test_history_of_a_foreign_writer)
+
+        Parameters
+        ----------
+        key : str
+            Which.
+        held : bool
+            Whether the caller is :meth:`~vfs.tier.mover.Mover.changing` the object.
 
         Returns
         -------
@@ -136,7 +144,8 @@ class Freshness:
             row = await run_in_thread(self.mover.engine.catalog.row, key)
             if row is not None and _mark_of_copy(row) is None and not row.dirty:
                 # Whoever has fetched it is about to record of which version it is.
-                async with self.mover.engine.locks.hold([FETCH_LOCKS + slot_of(key)]):
+                slot = FETCH_LOCKS + slot_of(key)
+                async with self.mover.engine.locks.hold([slot], line="looks"):
                     row = await run_in_thread(self.mover.engine.catalog.row, key)
             if row is None:
                 return False
@@ -148,11 +157,13 @@ class Freshness:
             if found is not None and known is not None and mark_of(found) == known:
                 self._note(key, asked_s)
                 return True
-            await self._drop(key, row)
+            await self._drop(key, row, held=held)
         return False
 
-    async def _drop(self, key: str, row: Row) -> None:
-        async with self.mover.changing([key]):
+    async def _drop(self, key: str, row: Row, *, held: bool) -> None:
+        # INVARIANT: who holds the object's lock does not wait for it.
+        # (tests/tier/test_freshness.py::test_conditional_write_after_a_foreign_one)
+        async with contextlib.nullcontext() if held else self.mover.changing([key]):
             now = await run_in_thread(self.mover.engine.catalog.row, key)
             if now == row and await self.mover.pending(key) is None:
                 self.mover.fence([key])

@@ -112,6 +112,7 @@ class Mover:
         self.flat = flat
         self.remote = Remote(cold, self.cold_path)
         self.back = WriteBack(self)
+        self.disk_failures = 0
         #: Compares copies with cold; None where nobody else writes there.
         self.freshness: Freshness | None = None
         if engine.uploader is None:
@@ -162,7 +163,7 @@ class Mover:
     ) -> Fetched:
         """Be the only fetcher of a key on this machine."""
         slot = slot_of(key)
-        async with self.engine.locks.hold([FETCH_LOCKS + slot]):
+        async with self.engine.locks.hold([FETCH_LOCKS + slot], line="fetches"):
             # Another process may have fetched it while this one waited for the lock.
             if os.path.isfile(self.engine.hot.path(key)):
                 return Fetched(next(TURNS), 0.0, None, None)
@@ -251,6 +252,7 @@ class Mover:
             return False
 
     def _note_failure(self, key: str, size: int, error: Exception) -> None:
+        self.disk_failures += 1
         logger.warning("no hot copy of %s: %s", key, error)
         emit(Event("not_promoted", key, size, str(error)))
 
@@ -346,7 +348,7 @@ class Mover:
             message = f"write refused: hot tier {self.engine.root} cannot be used, see the log"
             raise UnavailableError(message, keys[0] if keys else None)
         slots = {WRITE_LOCKS + slot_of(key) for key in keys}
-        async with self.engine.locks.hold(slots):
+        async with self.engine.locks.hold(slots, line="changes"):
             try:
                 yield
             finally:

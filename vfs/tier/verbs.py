@@ -188,11 +188,12 @@ class TierVerbs:
     ) -> None:
         self._require_hot(path)
         keys = await self._keys(path, recursive)
+        failures = self._mover.disk_failures
         await self._promote_many(keys, progress)
         for key in keys:
             # Of a tree a copy that is missing was pushed out by the rest of it.
             for _ in range(_PROMOTIONS if len(keys) == 1 else 0):
-                if not self._has_copy(key):
+                if not self._has_copy(key) and self._mover.disk_failures == failures:
                     await self._promote_many(keys, None)
             if not self._has_copy(key):
                 limit = format_bytes(self._engine.catalog.limit() or 0)
