@@ -158,3 +158,4 @@ class LockFile:
             with contextlib.suppress(OSError):
                 os.close(fd)
         self._held.clear()
+        self._lines.clear()  # those who waited in them are the parent's
