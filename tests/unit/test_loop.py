@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -34,6 +34,29 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
+async def ours(work: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+    """Make a task of the I/O loop, as all of the library's are, and await it from here."""
+    tasks: list[asyncio.Task[None]] = []
+
+    async def begin() -> None:
+        tasks.append(asyncio.ensure_future(work()))
+
+    await hop(begin)
+    return tasks[0]
+
+
+async def end_of(task: asyncio.Task[None]) -> None:
+    async def done() -> None:
+        await asyncio.wait([task])
+
+    await hop(done)
+    assert task.cancelled()
+
+
+def cancel(task: asyncio.Task[None]) -> None:
+    io_loop().call_soon_threadsafe(task.cancel)
+
+
 async def test_cancelled_call_gives_its_result_first() -> None:
     held, taken, given_back = Held(), list[str](), list[str]()
 
@@ -45,27 +68,52 @@ async def test_cancelled_call_gives_its_result_first() -> None:
         finally:
             await clean_up_in_thread(given_back.append, found)
 
-    task = asyncio.ensure_future(work())
+    task = await ours(work)
     await until(held.begun.is_set)
-    task.cancel("why")
+    cancel(task)
+    await hop(nothing)
+    assert not task.done()
+    cancel(task)  # impatience changes nothing
+    held.go_on.set()
+    await end_of(task)
+    assert (taken, given_back) == (["taken"], ["taken"])
+
+
+async def nothing() -> None:
     for _ in range(10):
         await asyncio.sleep(0)
-    assert not task.done()
-    task.cancel()  # impatience changes nothing
+
+
+async def test_cancelled_call_of_a_users_task_ends_first() -> None:
+    held, seen = Held(), list[str]()
+
+    async def work() -> None:
+        try:
+            seen.append(await run_in_thread(held))
+        finally:
+            seen.append("after" if held.go_on.is_set() else "before")
+
+    task = asyncio.ensure_future(work())
+    await until(held.begun.is_set)
+    task.cancel()
+    await nothing()
     held.go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (taken, given_back) == (["taken"], ["taken"])
+    assert seen == ["after"]
 
 
 async def test_task_that_ends_with_the_call_is_cancelled() -> None:
     held = Held()
-    task = asyncio.ensure_future(run_in_thread(held))
+
+    async def work() -> None:
+        await run_in_thread(held)
+
+    task = await ours(work)
     await until(held.begun.is_set)
-    task.cancel()
+    cancel(task)
     held.go_on.set()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await end_of(task)
 
 
 async def test_what_is_given_back_is_given_back_by_a_cancelled_task() -> None:
@@ -78,13 +126,13 @@ async def test_what_is_given_back_is_given_back_by_a_cancelled_task() -> None:
         finally:
             await clean_up_in_thread(last)
 
-    task = asyncio.ensure_future(work())
+    task = await ours(work)
     for call in (held, last):
         await until(call.begun.is_set)
-        task.cancel()
+        cancel(task)
+        await hop(nothing)
         call.go_on.set()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await end_of(task)
 
 
 async def test_loop_of_calls_can_be_cancelled() -> None:
@@ -94,11 +142,10 @@ async def test_loop_of_calls_can_be_cancelled() -> None:
         while True:
             await run_in_thread(made.append, 1)
 
-    task = asyncio.ensure_future(work())
+    task = await ours(work)
     await until(lambda: len(made) > 3)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 30)
+    cancel(task)
+    await asyncio.wait_for(end_of(task), 30)
 
 
 async def test_timeout_is_told_from_a_cancellation() -> None:
@@ -110,10 +157,10 @@ async def test_timeout_is_told_from_a_cancellation() -> None:
             limit.reschedule(loop.time() + 0.01)
             loop.call_later(0.05, held.go_on.set)
             await run_in_thread(held)
-            await asyncio.sleep(30)
 
     with pytest.raises(TimeoutError):
         await work()
+    await asyncio.sleep(0)  # nothing is left of it
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
@@ -131,12 +178,12 @@ async def test_call_that_fails_after_a_cancellation_says_so() -> None:
             seen.append(error)
         await asyncio.sleep(30)
 
-    task = asyncio.ensure_future(work())
+    task = await ours(work)
     await until(held.begun.is_set)
-    task.cancel()
+    cancel(task)
+    await hop(nothing)
     held.go_on.set()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    await end_of(task)
     assert seen == [held.error]
 
 

@@ -99,9 +99,9 @@ async def run_in_thread(func: Callable[P, T], /, *args: P.args, **kwargs: P.kwar
     Raises
     ------
     asyncio.CancelledError
-        Before the call begins. A task that is cancelled later gets the result first, and is
-        cancelled at its next await, or next call of this: a thread cannot be stopped, and would
-        go on without the locks of its caller, with files that are closed beside it.
+        Before the call begins, or after its end: a thread cannot be stopped, and would go on
+        without the locks of its caller, with files that are closed beside it. On the I/O loop the
+        task gets the result first, and is cancelled at its next await, or next call of this.
 
     Notes
     -----
@@ -135,7 +135,7 @@ async def clean_up_in_thread(func: Callable[P, T], /, *args: P.args, **kwargs: P
 
 
 async def _to_its_end(job: Future[T], *, may_drop: bool) -> T:
-    """Await a call; a task that is cancelled meanwhile is cancelled at its next await."""
+    """Await a call, and only then let the task be cancelled."""
     done = asyncio.wrap_future(job)
     try:
         return await asyncio.shield(done)
@@ -144,6 +144,8 @@ async def _to_its_end(job: Future[T], *, may_drop: bool) -> T:
             raise  # it has not begun
         cancelled = error
     await _end_of(done)
+    if asyncio.get_running_loop() is not io_loop():
+        raise cancelled  # a task of the user's, whose time-out has to see it
     _cancel_later(cancelled)
     return done.result()
 
@@ -158,8 +160,7 @@ def _cancel_later(cancelled: asyncio.CancelledError) -> None:
     """Cancel this task at its next await, as it was already."""
     task = asyncio.current_task()
     if task is not None:
-        # As many requests as there were: ``asyncio.timeout`` tells its own from others by that.
-        task.uncancel()
+        task.uncancel()  # so that there are as many requests as there were
         task.cancel(*cancelled.args)
         _to_cancel.add(task)
 
@@ -193,16 +194,10 @@ async def hop(func: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwa
     done = asyncio.wrap_future(ended)
     try:
         return await asyncio.shield(done)
-    except asyncio.CancelledError as error:
-        if done.cancelled():
-            raise  # somebody else has cancelled the call
-        cancelled = error
-    loop.call_soon_threadsafe(cancel)
-    await _end_of(done)
-    if done.cancelled():
-        raise cancelled
-    _cancel_later(cancelled)  # it was faster
-    return done.result()
+    except asyncio.CancelledError:
+        loop.call_soon_threadsafe(cancel)
+        await _end_of(done)
+        raise
 
 
 def _hand_over(task: asyncio.Task[T], ended: Future[T]) -> None:
