@@ -11,9 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
-from tier_tools import Gate, GatedFileSystem, hot_files, open_tier, staged_files
+from tier_tools import Gate, GatedFileSystem, hot_files, open_gated, open_tier, staged_files
 
 from vfs.backends.mem import MemFileSystem
 from vfs.errors import ConflictError
@@ -115,14 +114,7 @@ def test_version_asked_before_a_write_is_not_recorded(gated: TierFileSystem) -> 
 
 def test_version_asked_during_a_change_is_not_kept(tmp_path: Path) -> None:
     """A reader opened while a write is under way must not take the new bytes for the old."""
-    gated = fsspec.filesystem(
-        "tier",
-        hot=str(tmp_path / "hot"),
-        target_protocol="gated",
-        target_options={"store": tmp_path.as_posix()},
-        promote="never",
-        write="around",
-    )
+    gated = open_gated(tmp_path, promote="never", write="around")
     old, new = b"old " * 5000, b"new " * 5000
     gated.pipe_file("k", old)
     gate, landed = Gate(), Gate()
@@ -146,14 +138,7 @@ def test_version_asked_during_a_change_is_not_kept(tmp_path: Path) -> None:
 def test_open_reader_conflicts_with_a_change_of_its_object_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: str, etags: bool
 ) -> None:
-    gated = fsspec.filesystem(
-        "tier",
-        hot=str(tmp_path / "hot"),
-        target_protocol="gated",
-        target_options={"store": tmp_path.as_posix()},
-        promote="never",
-        write="around",
-    )
+    gated = open_gated(tmp_path, promote="never", write="around")
     if not etags:
         monkeypatch.setattr(GatedFileSystem, "head_object", without_etag)
     content = b"data" * 5000

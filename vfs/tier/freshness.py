@@ -25,7 +25,7 @@ from vfs.types import ObjectInfo
 if TYPE_CHECKING:
     from vfs.tier.mover import Mover
 
-__all__ = ["TURNS", "Fetched", "Freshness", "Mark", "mark_of"]
+__all__ = ["NOT_FETCHED", "TURNS", "Fetched", "Freshness", "Mark", "mark_of"]
 
 #: What tells one version of a cold object from the next: size, etag, and without one its mtime.
 Mark: TypeAlias = tuple[int, str | None, float | None]
@@ -52,6 +52,10 @@ class Fetched(NamedTuple):
     info: ObjectInfo | None
     #: None where the copy has the bytes, or may have them.
     data: bytes | None
+
+
+#: Somebody else was faster, or it waits to be sent: look again.
+NOT_FETCHED: Final = Fetched(0, 0.0, None, None)
 
 
 def mark_of(info: ObjectInfo) -> Mark | None:

@@ -24,7 +24,7 @@ from vfs.tier.catalog import Reservation
 from vfs.tier.claim import hot_name_allowed
 from vfs.tier.dirty import digest_of
 from vfs.tier.engine import FETCH_LOCKS, WRITE_LOCKS, TierEngine, Version
-from vfs.tier.freshness import TURNS, Fetched, Freshness, Mark
+from vfs.tier.freshness import NOT_FETCHED, TURNS, Fetched, Freshness, Mark
 from vfs.tier.group import Intent
 from vfs.tier.hot import read_hot, slot_of
 from vfs.tier.journal import Kind, State, below
@@ -166,13 +166,13 @@ class Mover:
         async with self.engine.locks.hold([FETCH_LOCKS + slot], line="fetches"):
             # Another process may have fetched it while this one waited for the lock.
             if os.path.isfile(self.engine.hot.path(key)):
-                return Fetched(next(TURNS), 0.0, None, None)
+                return NOT_FETCHED
             generation = self.engine.settled_generation(slot)
             # INVARIANT: what was removed here is not fetched again from a cold store that has
             # not heard of it; asked after the generation, so that a later removal fences this.
             # (tests/tier/test_writeback.py::test_fetch_begun_after_a_removal_finds_the_tombstone)
             if await self.has_unsent(key):
-                return Fetched(next(TURNS), 0.0, None, None)
+                return NOT_FETCHED
             turn = next(TURNS)
             began_s = self.freshness.clock.monotonic_s() if self.freshness else 0.0
             info, data = await self._fetch(key, size, limit_bytes, generation)
