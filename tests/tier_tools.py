@@ -6,9 +6,10 @@ import contextlib
 import errno
 import gc
 import os
+import resource
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -195,6 +196,17 @@ def hot_files(top: Path, name: str = "hot") -> dict[str, bytes]:
     hot = top / name
     files = (path for path in hot.rglob("*") if path.is_file() and ".vfs" not in path.parts)
     return {path.relative_to(hot).as_posix(): path.read_bytes() for path in files}
+
+
+@contextlib.contextmanager
+def descriptors(choose: Callable[[int], int]) -> Iterator[None]:
+    """Let the process open as many files as ``choose`` makes of what it may open now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (choose(soft), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def open_files_below(directory: Path) -> list[str]:

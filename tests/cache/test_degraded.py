@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from cache_tools import block_files, disk_bytes, open_cache, reopen_cache, staged_files
-from tier_tools import GatedFileSystem, open_files_below
+from tier_tools import GatedFileSystem, descriptors, open_files_below
 
 from vfs.backends.mem import MemFileSystem
 from vfs.cache import engine as engine_module
@@ -534,20 +534,18 @@ def test_disk_that_takes_no_more(
 @contextmanager
 def no_descriptors() -> Iterator[None]:
     """Take every descriptor this process may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken: list[int] = []
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 50, hard))
-    try:
+    with descriptors(lambda _: len(os.listdir("/proc/self/fd")) + 50):
         try:
-            while True:
-                taken.append(os.open("/dev/null", os.O_RDONLY))
-        except OSError as error:
-            assert error.errno == errno.EMFILE  # noqa: PT017 - the loop ends by it
-        yield
-    finally:
-        for fd in taken:
-            os.close(fd)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            try:
+                while True:
+                    taken.append(os.open("/dev/null", os.O_RDONLY))
+            except OSError as error:
+                assert error.errno == errno.EMFILE  # noqa: PT017 - the loop ends by it
+            yield
+        finally:
+            for fd in taken:
+                os.close(fd)
 
 
 @pytest.mark.parametrize("consistency", ["open", "immutable"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Self
 
 import fsspec
 import pytest
+from tier_tools import descriptors
 
 pytestmark = pytest.mark.slow
 
@@ -20,10 +20,8 @@ DATA = {f"d/{n:05d}": b"%d" % n for n in range(1_200)}
 
 @pytest.fixture
 def few_descriptors() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1024), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with descriptors(lambda soft: min(soft, 1024)):
+        yield
 
 
 class Watch:

@@ -2,7 +2,6 @@
 
 import fcntl
 import http.client
-import resource
 import socket
 import threading
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
 import pytest
+from tier_tools import descriptors
 
 from vfs.testing.faultproxy import FaultProxy, RequestKind
 from vfs.testing.servers import S3Server
@@ -403,10 +403,8 @@ def test_s3fs_through_the_proxy(s3: S3Server) -> None:
 
 @pytest.fixture
 def many_descriptors() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with descriptors(lambda soft: max(soft, 2048)):
+        yield
 
 
 @pytest.mark.usefixtures("many_descriptors")
